@@ -1,0 +1,1 @@
+"""Trainers and handlers that MONAI's engines lack."""

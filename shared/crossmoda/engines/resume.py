@@ -1,0 +1,81 @@
+"""Kill a training at any moment, start it again, and end with the same weights."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+
+
+class ResumableRun:
+    """Handler: seeds every epoch, saves the whole training state after it, and continues from it after a kill.
+
+    MONAI's `CheckpointSaver` and `CheckpointLoader` neither continue the epoch counter on their own nor restore the
+    random state, so a run that was killed would end otherwise than one that was not. Here each epoch's randomness
+    follows from `seed` and the epoch alone, so there is no random state to store.
+
+    The file is written under a temporary name and then renamed: a kill during writing leaves the former state.
+    It holds tensors and plain types only, and is read with `weights_only=True`.
+
+    The handler must stand last in the trainer's list, so that what the other handlers change at an epoch's end
+    (learning rates, best metric) is in the saved state.
+
+    Args:
+        path: the file, e.g. `models/last.pt`.
+        save_dict: objects with `state_dict` and `load_state_dict` (networks, optimizers, schedulers, handlers).
+        dataset: dataset whose random transforms are seeded anew each epoch (needs `num_workers=0` or workers that
+            are not persistent); None if there are none.
+        seed: base seed, >= 0.
+        resume: False ignores an existing file and starts from nothing.
+    """
+
+    def __init__(
+        self, path: str | Path, save_dict: dict[str, Any], dataset: Any = None, seed: int = 0, resume: bool = True
+    ) -> None:
+        self.path = Path(path)
+        self.save_dict = save_dict
+        self.dataset = dataset
+        self.seed = seed
+        self.resume = resume
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer."""
+        engine.add_event_handler(Events.STARTED, self._load)
+        engine.add_event_handler(Events.EPOCH_STARTED, self._seed_epoch)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._save)
+
+    def _load(self, engine: Engine) -> None:
+        if not (self.resume and self.path.is_file()):
+            return
+        state = torch.load(self.path, map_location="cpu", weights_only=True)
+        for name, item in self.save_dict.items():
+            item.load_state_dict(state[name])
+        engine.state.epoch = state["epoch"]
+        engine.state.iteration = state["iteration"]
+        for name in ("best_metric", "best_metric_epoch"):
+            if name in state:
+                setattr(engine.state, name, state[name])
+        engine.logger.info(f"Continuing after epoch {state['epoch']} of {self.path}")
+
+    def _seed_epoch(self, engine: Engine) -> None:
+        seed = self.seed * 100_003 + engine.state.epoch  # a prime, so that neighbouring seeds share no epochs
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.manual_seed(seed)
+        transform = getattr(self.dataset, "transform", None)
+        if hasattr(transform, "set_random_state"):
+            transform.set_random_state(seed=seed % 2**32)
+
+    def _save(self, engine: Engine) -> None:
+        state: dict[str, Any] = {name: item.state_dict() for name, item in self.save_dict.items()}
+        state["epoch"] = engine.state.epoch
+        state["iteration"] = engine.state.iteration
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_name(self.path.name + ".tmp")
+        torch.save(state, temporary)
+        os.replace(temporary, self.path)
