@@ -1,4 +1,4 @@
-"""Kill a training at any moment, start it again, and end with the same weights."""
+"""Checkpoints: kill a training at any moment, start it again, and end with the same weights."""
 
 from __future__ import annotations
 
@@ -10,6 +10,55 @@ from typing import Any
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
+
+
+def save_atomically(state: Any, path: str | Path) -> None:
+    """`torch.save` under a temporary name, then rename, so that a kill never leaves half a file."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    torch.save(state, temporary)
+    os.replace(temporary, path)
+
+
+class SaveBest:
+    """Validation handler: writes one network's plain state dict whenever the key metric improves.
+
+    MONAI's `CheckpointSaver(save_key_metric=True)` forgets the best value when a run is killed and continued, and
+    then overwrites a better checkpoint with a worse one; this handler has a `state_dict`, to go into
+    `ResumableRun`'s `save_dict`.
+
+    Args:
+        network: the network, as the bundle's `network_def` builds it.
+        path: the file, e.g. `models/model.pt`; loads with `weights_only=True`.
+        larger_is_better: False for a key metric that falls, such as a distance.
+    """
+
+    def __init__(self, network: torch.nn.Module, path: str | Path, larger_is_better: bool = True) -> None:
+        self.network = network
+        self.path = Path(path)
+        self.sign = 1.0 if larger_is_better else -1.0
+        self.best: float | None = None
+
+    def attach(self, engine: Engine) -> None:
+        """Register with the validation engine."""
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._save_if_better)
+
+    def state_dict(self) -> dict[str, float | None]:
+        """The best value so far."""
+        return {"best": self.best}
+
+    def load_state_dict(self, state: dict[str, float | None]) -> None:
+        """Take over the best value of an earlier run."""
+        self.best = state["best"]
+
+    def _save_if_better(self, engine: Engine) -> None:
+        name = engine.state.key_metric_name
+        value = float(engine.state.metrics[name])
+        if self.best is None or self.sign * value > self.sign * self.best:
+            self.best = value
+            save_atomically(self.network.state_dict(), self.path)
+            engine.logger.info(f"{name} {value:.4f} is the best so far: saved {self.path}")
 
 
 class ResumableRun:
@@ -57,9 +106,6 @@ class ResumableRun:
             item.load_state_dict(state[name])
         engine.state.epoch = state["epoch"]
         engine.state.iteration = state["iteration"]
-        for name in ("best_metric", "best_metric_epoch"):
-            if name in state:
-                setattr(engine.state, name, state[name])
         engine.logger.info(f"Continuing after epoch {state['epoch']} of {self.path}")
 
     def _seed_epoch(self, engine: Engine) -> None:
@@ -75,7 +121,4 @@ class ResumableRun:
         state: dict[str, Any] = {name: item.state_dict() for name, item in self.save_dict.items()}
         state["epoch"] = engine.state.epoch
         state["iteration"] = engine.state.iteration
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name(self.path.name + ".tmp")
-        torch.save(state, temporary)
-        os.replace(temporary, self.path)
+        save_atomically(state, self.path)
