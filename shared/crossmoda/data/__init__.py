@@ -1,1 +1,53 @@
-"""data of crossmoda."""
+"""Data on disk: data lists, their validation, splitting, inputs of an inference, and writing of results."""
+
+from crossmoda.data.datalist import (
+    SECTIONS,
+    label_map,
+    label_map_or_exit,
+    load_datalist,
+    load_datalist_or_exit,
+    replace_images,
+    replace_images_or_exit,
+    split_cases,
+    split_cases_or_exit,
+    write_datalist,
+)
+from crossmoda.data.inputs import case_name, input_items, input_items_or_exit, site_of
+from crossmoda.data.validation import (
+    Header,
+    check_item,
+    check_same_grid,
+    find_faults,
+    read_header,
+    read_label,
+    read_volume,
+    same_grid,
+)
+from crossmoda.data.writing import SaveNiftid, save_nifti
+
+__all__ = [
+    "SECTIONS",
+    "Header",
+    "SaveNiftid",
+    "case_name",
+    "check_item",
+    "check_same_grid",
+    "find_faults",
+    "input_items",
+    "input_items_or_exit",
+    "label_map",
+    "label_map_or_exit",
+    "load_datalist",
+    "load_datalist_or_exit",
+    "read_header",
+    "read_label",
+    "read_volume",
+    "replace_images",
+    "replace_images_or_exit",
+    "same_grid",
+    "save_nifti",
+    "site_of",
+    "split_cases",
+    "split_cases_or_exit",
+    "write_datalist",
+]

@@ -1,5 +1,13 @@
 """Trainers and handlers that MONAI's engines lack."""
 
+from crossmoda.engines.autocast import AutocastInferer
 from crossmoda.engines.checkpoint import ResumableRun, SaveBest, save_atomically
+from crossmoda.engines.history import HistoryCsv, read_history
+from crossmoda.engines.image_pool import ImagePool
+from crossmoda.engines.objectives import CycleGAN, CycleGANSegmenter, TranslationObjective
+from crossmoda.engines.schedules import linear_decay
+from crossmoda.engines.translation import TranslationEvaluator, TranslationTrainer
+from crossmoda.engines.translation_pictures import TranslationPictures
+from crossmoda.engines.translation_score import TranslationScore
 
-__all__ = ["ResumableRun", "SaveBest", "save_atomically"]
+__all__ = ["AutocastInferer", "CycleGAN", "CycleGANSegmenter", "HistoryCsv", "ImagePool", "ResumableRun", "SaveBest", "TranslationEvaluator", "TranslationObjective", "TranslationPictures", "TranslationScore", "TranslationTrainer", "linear_decay", "read_history", "save_atomically"]

@@ -1,0 +1,252 @@
+"""datalist.json: the list of scans that every stage reads, and how it is split, derived and written.
+
+The format is the decathlon's, with three sections, paths relative to the file, and at the top level whatever else
+holds for all items:
+
+    {"label_map": {"1": 1, "2": 1, "3": 2},
+     "source_training":   [{"case", "site", "image", "label", "koos", "parcellation"}, ...],
+     "target_training":   [{"case", "site", "image"}, ...],
+     "target_validation": [{"case", "site", "image"}, ...]}
+
+`label`, `koos` (1-4 or "post-operative-london") and `parcellation` are optional, and so is `label_map`, which says how
+the classes in the label files become those of `crossmoda.labels` (the 2023 release has three).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from crossmoda.data.validation import Check, find_faults
+from crossmoda.data.writing import write_text
+from crossmoda.errors import InputError, exit_on_input_error
+from crossmoda.labels import CLASS_NAMES
+
+SECTIONS = ("source_training", "target_training", "target_validation")
+FILE_KEYS = ("image", "label", "parcellation")
+CORE_KEYS = ("case", "site", "image", "label")
+
+Item = dict[str, Any]
+
+
+def load_datalist(
+    path: str | Path,
+    section: str,
+    require_label: bool = False,
+    check: Check = "full",
+    progress: bool = True,
+    extra_keys: Sequence[str] = (),
+) -> list[Item]:
+    """Read and validate one section of a datalist.
+
+    MONAI's `load_decathlon_datalist` reads the same format but validates nothing, so that a bad file shows up as a
+    traceback in the middle of an epoch.
+
+    Args:
+        path: the datalist file.
+        section: one of its sections, e.g. `source_training`.
+        require_label: whether every item must have a label.
+        check: `full` reads every voxel (missing, damaged, not 3D, not finite, wrong label values, label on another
+            grid), `header` only the headers, `none` only the list.
+        progress: whether to show a bar while checking (only on a terminal).
+        extra_keys: optional keys to keep beside `case, site, image, label`. Left out by default because MONAI
+            can't collate a batch in which they are partly absent or, as `koos`, of mixed types.
+
+    Returns:
+        The items, in the order of the file, with absolute paths.
+
+    Raises:
+        InputError: at the first fault, in one line that also says how many more items have one.
+    """
+    content = _read_content(path)
+    items = _section(content, path, section)
+    folder = Path(path).absolute().parent
+    items = [_absolute(item, folder, (*CORE_KEYS, *extra_keys)) for item in items]
+    allowed = tuple(_label_map(content, path))
+    faults = [fault for fault in find_faults(items, require_label, check, allowed, progress) if fault]
+    if faults:
+        more = f" (and {len(faults) - 1} more items with faults)" if len(faults) > 1 else ""
+        raise InputError(faults[0] + more)
+    return items
+
+
+def label_map(path: str | Path) -> dict[int, int]:
+    """How the classes in a datalist's label files become those of `crossmoda.labels`.
+
+    For MONAI's `MapLabelValued(orig_labels=list(m), target_labels=list(m.values()))`.
+
+    Args:
+        path: the datalist file.
+
+    Returns:
+        The file's `label_map` with 0 -> 0 added, or the identity if it has none.
+
+    Raises:
+        InputError: if the file can't be read or its `label_map` is not one from numbers to known classes.
+    """
+    return _label_map(_read_content(path), path)
+
+
+def split_cases(items: Sequence[Item], val_fraction: float, seed: int) -> tuple[list[Item], list[Item]]:
+    """Split items into training and validation, by case and evenly over the sites.
+
+    Items of one case (a subject's volume from several translators, say) stay together. The same cases and seed give
+    the same split, whatever the order of the items.
+
+    Args:
+        items: datalist items.
+        val_fraction: share of the cases for validation, in (0, 1); each part gets at least one case.
+        seed: seed of the choice.
+
+    Returns:
+        Training items and validation items, each in the order given.
+
+    Raises:
+        InputError: if there are fewer than two cases, or the fraction is out of range.
+    """
+    if not 0 < val_fraction < 1:
+        raise InputError(f"val_fraction is {val_fraction}: give a share between 0 and 1, e.g. 0.2")
+    sites = {item["case"]: item.get("site", "") for item in items}
+    if len(sites) < 2:
+        raise InputError(f"{len(sites)} case(s) can't be split into training and validation: give at least two cases")
+    cases_of = defaultdict(list)
+    for case in sorted(sites):
+        cases_of[sites[case]].append(case)
+    random = np.random.RandomState(seed)
+    ranks = {}
+    for site in sorted(cases_of):
+        for place, index in enumerate(random.permutation(len(cases_of[site]))):
+            # The middle of the place-th of equal steps in (0, 1): taking the lowest ranks takes evenly from all sites.
+            ranks[cases_of[site][index]] = ((place + 0.5) / len(cases_of[site]), site)
+    count = min(max(round(val_fraction * len(sites)), 1), len(sites) - 1)
+    chosen = set(sorted(ranks, key=ranks.__getitem__)[:count])
+    return (
+        [item for item in items if item["case"] not in chosen],
+        [item for item in items if item["case"] in chosen],
+    )
+
+
+def write_datalist(
+    sections: Mapping[str, Sequence[Item]], path: str | Path, label_map: Mapping[int, int] | None = None
+) -> None:
+    """Write a datalist with paths relative to it, under a temporary name that is then renamed.
+
+    Args:
+        sections: items per section, with absolute paths (or relative to the working directory).
+        path: the file to write; folders are made.
+        label_map: written if it is not the identity, see the module's docstring.
+    """
+    path = Path(os.path.abspath(path))
+    content: dict[str, Any] = {}
+    if label_map is not None and any(key != value for key, value in label_map.items()):
+        content["label_map"] = {str(key): int(value) for key, value in sorted(label_map.items())}
+    for section, items in sections.items():
+        content[section] = [_relative(item, path.parent) for item in items]
+    write_text(json.dumps(content, indent=1) + "\n", path)
+
+
+def replace_images(
+    items: Sequence[Item],
+    folder: str | Path,
+    suffix: str,
+    path: str | Path,
+    section: str = "source_training",
+    data_list: str | Path | None = None,
+) -> None:
+    """Write a datalist whose images are `<folder>/<case>_<suffix>.nii.gz` and whose labels are those of `items`.
+
+    Args:
+        items: items with absolute paths, e.g. the source section that was translated.
+        folder: where the new images lie.
+        suffix: e.g. `hrT2`.
+        path: the datalist to write.
+        section: the section's name, in both lists.
+        data_list: the list that `items` came from, for what they don't carry: `label_map` and the optional keys.
+
+    Raises:
+        InputError: if one of the new images is missing.
+    """
+    full_items = {}
+    if data_list is not None:
+        content, base = _read_content(data_list), Path(data_list).absolute().parent
+        full_items = {item["case"]: _absolute(item, base) for item in _section(content, data_list, section)}
+    replaced = []
+    for item in items:
+        image = Path(folder).absolute() / f"{item['case']}_{suffix}.nii.gz"
+        if not image.is_file():
+            raise InputError(f"{image} is missing: run the translation of {section} again")
+        item = {**full_items.get(item["case"], {}), **{key: item[key] for key in CORE_KEYS if key in item}}
+        replaced.append({**item, "image": str(image)})
+    write_datalist({section: replaced}, path, label_map(data_list) if data_list is not None else None)
+
+
+def _read_content(path: str | Path) -> dict[str, Any]:
+    path = Path(path).absolute()
+    if not path.is_file():
+        raise InputError(f"{path} is missing: make it with scripts/make_datalist.py")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not a JSON file ({error}): make it again with scripts/make_datalist.py") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path} is not a data list (no sections): make it with scripts/make_datalist.py")
+    return content
+
+
+def _section(content: dict[str, Any], path: str | Path, section: str) -> list[Item]:
+    path = Path(path).absolute()
+    items = content.get(section)
+    if not items or not isinstance(items, list):
+        present = [name for name, value in content.items() if isinstance(value, list) and value]
+        hint = f"it has {', '.join(present)}" if present else "the list is empty"
+        raise InputError(
+            f"{path} has no items in section '{section}' ({hint}): make it again with scripts/make_datalist.py,"
+            " or name another section"
+        )
+    for index, item in enumerate(items):
+        missing = [key for key in ("case", "image") if not isinstance(item, dict) or not item.get(key)]
+        if missing:
+            raise InputError(f"{path}, section '{section}', item {index} has no '{missing[0]}': add it")
+    return items
+
+
+def _label_map(content: dict[str, Any], path: str | Path) -> dict[int, int]:
+    entries = content.get("label_map")
+    if entries is None:
+        return {label: label for label in CLASS_NAMES}
+    try:
+        mapping = {0: 0, **{int(key): int(value) for key, value in entries.items()}}
+    except (AttributeError, TypeError, ValueError):
+        raise InputError(f"{path} has a label_map that does not map numbers to numbers: correct it") from None
+    unknown = set(mapping.values()) - set(CLASS_NAMES)
+    if unknown:
+        raise InputError(f"{path} has a label_map to unknown classes {sorted(unknown)}: map to {sorted(CLASS_NAMES)}")
+    return mapping
+
+
+def _absolute(item: Item, folder: Path, keys: Sequence[str] | None = None) -> Item:
+    """A copy with absolute paths, a site, and only the keys wanted."""
+    item = {"site": "", **{key: value for key, value in item.items() if keys is None or key in keys}}
+    for key in FILE_KEYS:
+        if item.get(key):
+            item[key] = os.path.normpath(folder / item[key])
+    return item
+
+
+def _relative(item: Item, folder: Path) -> Item:
+    return {
+        key: os.path.relpath(os.path.abspath(value), folder) if key in FILE_KEYS and value else value
+        for key, value in item.items()
+    }
+
+
+load_datalist_or_exit = exit_on_input_error(load_datalist)
+label_map_or_exit = exit_on_input_error(label_map)
+split_cases_or_exit = exit_on_input_error(split_cases)
+replace_images_or_exit = exit_on_input_error(replace_images)
