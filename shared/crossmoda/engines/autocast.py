@@ -1,0 +1,41 @@
+"""Mixed precision on any device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from monai.inferers import Inferer
+
+
+class AutocastInferer(Inferer):
+    """Runs another inferer under bfloat16 autocast on the device of its inputs, and returns float32.
+
+    The `amp` flag of MONAI's engines is fixed to `torch.autocast("cuda")` and float16 with a gradient scaler: it does
+    nothing on a CPU. bfloat16 needs no scaler and is about 1.5 times faster on a CPU that knows it; the loss and the
+    optimizer stay in float32.
+
+    Args:
+        inferer: the inferer to run, e.g. `SimpleInferer` or `SlidingWindowInferer`.
+        enabled: False runs it as it is.
+    """
+
+    def __init__(self, inferer: Inferer, enabled: bool = True) -> None:
+        super().__init__()
+        self.inferer = inferer
+        self.enabled = enabled
+
+    def __call__(self, inputs: torch.Tensor, network: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Runs `network` on `inputs`.
+
+        Args:
+            inputs: images (B, C, X, Y, Z).
+            network: network that returns one tensor.
+            args: handed to the inferer.
+            kwargs: handed to the inferer.
+
+        Returns:
+            The network's output as float32.
+        """
+        with torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=self.enabled):
+            return self.inferer(inputs, network, *args, **kwargs).float()

@@ -1,0 +1,88 @@
+import pytest
+import torch
+from monai.data import MetaTensor
+
+from crossmoda.transforms import RandLabelIntensityd
+
+SHAPE = (1, 20, 18, 10)
+
+
+@pytest.fixture
+def item():
+    label = torch.zeros(SHAPE)
+    label[:, 4:10, 4:10, 3:7] = 1
+    label[:, 14:17, 12:15, 4:6] = 2
+    return {
+        "image": MetaTensor(torch.rand(SHAPE, generator=torch.Generator().manual_seed(0))),
+        "label": MetaTensor(label),
+    }
+
+
+def make(**arguments):
+    arguments = {"labels": [1, 2], "ranges": [[0.5, 0.5], [1.5, 2.0]], "prob": 1.0, **arguments}
+    return RandLabelIntensityd("image", "label", **arguments).set_random_state(0)
+
+
+def test_only_the_labels_voxels_are_multiplied_within_range(item):
+    ratio = make()(item)["image"].as_tensor() / item["image"].as_tensor()
+    label = item["label"]
+    assert torch.allclose(ratio[label == 1], torch.tensor(0.5))
+    assert torch.allclose(ratio[label == 0], torch.tensor(1.0))
+    factor = ratio[label == 2]
+    assert float(factor.min()) >= 1.5
+    assert float(factor.max()) <= 2.0
+    assert float(factor.std()) < 1e-6
+
+
+def test_label_and_input_stay(item):
+    before = item["image"].clone(), item["label"].clone()
+    out = make()(item)
+    assert torch.equal(item["image"], before[0])
+    assert torch.equal(out["label"], before[1])
+
+
+@pytest.mark.parametrize("arguments", [{"prob": 0.0}, {"ranges": [[1, 1], [1, 1]]}, {"only_if": "translated"}])
+def test_no_op(item, arguments):
+    assert torch.equal(make(**arguments)(item)["image"], item["image"])
+
+
+def test_only_if(item):
+    out = make(only_if="translated")({**item, "translated": True})
+    assert not torch.equal(out["image"], item["image"])
+
+
+def test_probability_is_for_each_label(item):
+    transform = make(prob=0.5)
+    changed = []
+    for _ in range(400):
+        transform.randomize()
+        changed.append((1 in transform.factors, 2 in transform.factors))
+    for label in (0, 1):
+        assert sum(pair[label] for pair in changed) / 400 == pytest.approx(0.5, abs=0.1)
+    assert sum(all(pair) for pair in changed) / 400 == pytest.approx(0.25, abs=0.1)
+
+
+def test_soft_edge_is_monotone_and_reaches_the_factor_inside(item):
+    item["image"] = MetaTensor(torch.ones(SHAPE))
+    line = make(edge_sigma=1.0, labels=[1], ranges=[[0.0, 0.0]])(item)["image"][0, :8, 7, 5]
+    assert line[0] == pytest.approx(1.0, abs=1e-2)
+    assert line[7] < 0.1
+    assert (line[1:] <= line[:-1]).all()
+
+
+def test_heterogeneity_has_its_standard_deviation(item):
+    item["image"] = MetaTensor(torch.ones(SHAPE))
+    values = make(labels=[1], ranges=[[1.0, 1.0]], heterogeneity=0.1)(item)["image"][item["label"] == 1]
+    assert float(values.std()) == pytest.approx(0.1, rel=0.05)
+
+
+def test_absent_label_is_skipped(item):
+    item["label"] = MetaTensor(torch.zeros(SHAPE))
+    assert torch.equal(make()(item)["image"], item["image"])
+
+
+def test_wrong_ranges_are_refused():
+    with pytest.raises(ValueError, match="range"):
+        make(ranges=[[0.5, 0.5]])
+    with pytest.raises(ValueError, match="low <= high"):
+        make(ranges=[[0.5, 0.4], [1, 2]])
