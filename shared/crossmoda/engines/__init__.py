@@ -10,4 +10,20 @@ from crossmoda.engines.translation import TranslationEvaluator, TranslationTrain
 from crossmoda.engines.translation_pictures import TranslationPictures
 from crossmoda.engines.translation_score import TranslationScore
 
-__all__ = ["AutocastInferer", "CycleGAN", "CycleGANSegmenter", "HistoryCsv", "ImagePool", "ResumableRun", "SaveBest", "TranslationEvaluator", "TranslationObjective", "TranslationPictures", "TranslationScore", "TranslationTrainer", "linear_decay", "read_history", "save_atomically"]
+__all__ = [
+    "AutocastInferer",
+    "CycleGAN",
+    "CycleGANSegmenter",
+    "HistoryCsv",
+    "ImagePool",
+    "ResumableRun",
+    "SaveBest",
+    "TranslationEvaluator",
+    "TranslationObjective",
+    "TranslationPictures",
+    "TranslationScore",
+    "TranslationTrainer",
+    "linear_decay",
+    "read_history",
+    "save_atomically",
+]

@@ -1,0 +1,160 @@
+"""Judges translations without any target label, to choose the checkpoint."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from ignite.engine import Engine
+from ignite.metrics import Metric
+from monai.utils import CommonKeys as Keys
+from torch.nn import functional as F
+
+from crossmoda.engines.translation import SEGMENTATION, TARGET
+from crossmoda.labels import CLASS_NAMES, COCHLEA, FOREGROUND, VS
+
+BINS = 256
+CELLS = 32
+
+
+class TranslationScore(Metric):
+    """Mean of up to six parts, each in [0, 1]; it stands for the papers' choice of the epoch "by eye".
+
+    - `score_intensity`: share of the distance between the intensity histograms (Wasserstein-1) of source and target
+      slices that the translation closes: 1 - d(translated, target) / d(source, target), at least 0.
+    - `score_spectrum`: the same share for the mean log power spectrum over spatial frequencies (sharpness, noise).
+    - `score_visible_VS`, `score_visible_cochlea`: total variation distance between the histograms inside the
+      source's label and in a ring around it: 0 when the structure has vanished, 1 when its grey values occur
+      nowhere near it.
+    - `score_order`: probability that a translated cochlea voxel is brighter than a translated VS voxel. On hrT2 the
+      fluid of the cochlea is brighter than the tumour in every protocol (methods' signal equations), on ceT1 it is
+      the other way round; the two known failures, tumours that stay bright and cochleae wiped out, both lower it.
+    - `score_segmenter`: mean Dice over VS and cochlea of the objective's own target segmenter on the translation,
+      against the source's label; only for objectives that have one.
+
+    Parts without voxels (no cochlea in the validation slices) are left out of the mean. The parts go into
+    `engine.state.metrics` beside the score. All are sums over voxels, so the batch size does not matter. Each
+    process of a distributed run judges all validation slices itself.
+
+    Args:
+        ring: width in pixels of the ring around a structure.
+        output_transform: as in ignite; the output is `TranslationEvaluator`'s.
+    """
+
+    def __init__(self, ring: int = 4, output_transform: Any = lambda output: output) -> None:
+        self.ring = ring
+        self.parts: dict[str, float] = {}
+        super().__init__(output_transform)
+
+    def reset(self) -> None:
+        """Forget all slices."""
+        self._histograms: dict[str, torch.Tensor] = {}
+        self._spectra: dict[str, torch.Tensor] = {}
+        self._overlap = torch.zeros(len(FOREGROUND), 2)
+
+    @torch.no_grad()
+    def update(self, output: dict[str, torch.Tensor]) -> None:
+        """Count the voxels of one batch of slices."""
+        images = {"source": output[Keys.IMAGE], "translated": output[Keys.PRED], "target": output[TARGET]}
+        for name, image in images.items():
+            image = image.detach().float().cpu()
+            self._add(self._histograms, name, histogram(image))
+            self._add(self._spectra, name, log_power_spectrum(image).sum(0))
+            self._add(self._spectra, f"{name}_count", torch.tensor(float(image.shape[0])))
+        translated = images["translated"].detach().float().cpu()
+        label = output[Keys.LABEL].detach().cpu()
+        for structure in FOREGROUND:
+            inside = label == structure
+            self._add(self._histograms, f"inside_{structure}", histogram(translated[inside]))
+            grown = F.max_pool2d(inside.float(), 2 * self.ring + 1, stride=1, padding=self.ring) > 0
+            self._add(self._histograms, f"ring_{structure}", histogram(translated[grown & (label == 0)]))
+        if SEGMENTATION in output:
+            segmentation = output[SEGMENTATION].detach().cpu()
+            for i, structure in enumerate(FOREGROUND):
+                found, true = segmentation == structure, label == structure
+                self._overlap[i] += torch.tensor([2.0 * (found & true).sum(), float(found.sum() + true.sum())])
+
+    def compute(self) -> float:
+        """The mean of the parts, which are kept in `parts`."""
+        h = self._histograms
+        spectra = {
+            name: self._spectra[name] / self._spectra[f"{name}_count"] for name in ("source", "translated", "target")
+        }
+        parts = {
+            "score_intensity": _closed(
+                wasserstein(h["translated"], h["target"]), wasserstein(h["source"], h["target"])
+            ),
+            "score_spectrum": _closed(
+                float((spectra["translated"] - spectra["target"]).abs().mean()),
+                float((spectra["source"] - spectra["target"]).abs().mean()),
+            ),
+        }
+        for structure in FOREGROUND:
+            inside, ring = h[f"inside_{structure}"], h[f"ring_{structure}"]
+            if inside.sum() and ring.sum():
+                parts[f"score_visible_{CLASS_NAMES[structure]}"] = total_variation(inside, ring)
+        if h[f"inside_{COCHLEA}"].sum() and h[f"inside_{VS}"].sum():
+            parts["score_order"] = probability_brighter(h[f"inside_{COCHLEA}"], h[f"inside_{VS}"])
+        present = self._overlap[:, 1] > 0
+        if present.any():
+            parts["score_segmenter"] = float((self._overlap[present, 0] / self._overlap[present, 1]).mean())
+        self.parts = parts
+        return sum(parts.values()) / len(parts)
+
+    def completed(self, engine: Engine, name: str) -> None:
+        """Write the score and its parts into the engine's metrics."""
+        super().completed(engine, name)
+        engine.state.metrics.update(self.parts)
+
+    @staticmethod
+    def _add(sums: dict[str, torch.Tensor], name: str, value: torch.Tensor) -> None:
+        sums[name] = sums[name] + value if name in sums else value
+
+
+def histogram(values: torch.Tensor) -> torch.Tensor:
+    """Counts of values in [-1, 1] in `BINS` equal bins; values outside go to the outermost bins."""
+    return torch.histc(values.clamp(-1, 1), BINS, -1, 1)
+
+
+def wasserstein(first: torch.Tensor, second: torch.Tensor) -> float:
+    """Wasserstein-1 distance of two histograms over [-1, 1], in units of intensity."""
+    difference = (first / first.sum()).cumsum(0) - (second / second.sum()).cumsum(0)
+    return float(difference.abs().sum()) * 2 / BINS
+
+
+def total_variation(first: torch.Tensor, second: torch.Tensor) -> float:
+    """Half the L1 distance of two histograms, on `CELLS` cells so that few voxels do not look distinct by chance."""
+    first, second = (h.view(CELLS, -1).sum(1) / h.sum() for h in (first, second))
+    return float((first - second).abs().sum()) / 2
+
+
+def probability_brighter(first: torch.Tensor, second: torch.Tensor) -> float:
+    """P(X > Y) + P(X = Y) / 2 for X, Y drawn from two histograms (the area under the ROC curve)."""
+    first, second = first / first.sum(), second / second.sum()
+    below = second.cumsum(0) - second
+    return float((first * (below + second / 2)).sum())
+
+
+def log_power_spectrum(image: torch.Tensor, rings: int = 32) -> torch.Tensor:
+    """Log10 of the mean power in rings of equal spatial frequency, up to the Nyquist frequency.
+
+    Args:
+        image: (B, 1, H, W); the mean is removed.
+        rings: number of rings.
+
+    Returns:
+        (B, rings).
+    """
+    height, width = image.shape[-2:]
+    power = torch.fft.fft2(image[:, 0] - image[:, 0].mean((-2, -1), keepdim=True), norm="ortho").abs().square()
+    frequency = torch.hypot(torch.fft.fftfreq(height)[:, None], torch.fft.fftfreq(width)[None, :])
+    ring = (frequency / 0.5 * rings).long().clamp(max=rings)  # the corners beyond Nyquist form one ring more
+    index = ring.flatten().expand(len(power), -1)
+    sums = torch.zeros(len(power), rings + 1).scatter_add_(1, index, power.flatten(1))
+    counts = torch.bincount(ring.flatten(), minlength=rings + 1).clamp(min=1)
+    return torch.log10(sums / counts + 1e-8)[:, :rings]
+
+
+def _closed(distance: float, initial: float) -> float:
+    """Share of an initial distance that was closed, in [0, 1]."""
+    return max(0.0, 1.0 - distance / initial) if initial > 0 else 1.0
