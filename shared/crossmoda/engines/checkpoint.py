@@ -7,6 +7,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
@@ -57,6 +58,8 @@ class SaveBest:
         value = float(engine.state.metrics[name])
         if self.best is None or self.sign * value > self.sign * self.best:
             self.best = value
+            if idist.get_rank() > 0:
+                return  # all processes hold the same weights; the first one writes them
             save_atomically(self.network.state_dict(), self.path)
             engine.logger.info(f"{name} {value:.4f} is the best so far: saved {self.path}")
 
@@ -118,6 +121,8 @@ class ResumableRun:
             transform.set_random_state(seed=seed % 2**32)
 
     def _save(self, engine: Engine) -> None:
+        if idist.get_rank() > 0:
+            return
         state: dict[str, Any] = {name: item.state_dict() for name, item in self.save_dict.items()}
         state["epoch"] = engine.state.epoch
         state["iteration"] = engine.state.iteration
