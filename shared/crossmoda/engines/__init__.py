@@ -9,6 +9,7 @@ from crossmoda.engines.schedules import linear_decay
 from crossmoda.engines.translation import TranslationEvaluator, TranslationTrainer
 from crossmoda.engines.translation_pictures import TranslationPictures
 from crossmoda.engines.translation_score import TranslationScore
+from crossmoda.engines.weights import load_weights, load_weights_or_exit
 
 __all__ = [
     "AutocastInferer",
@@ -24,6 +25,8 @@ __all__ = [
     "TranslationScore",
     "TranslationTrainer",
     "linear_decay",
+    "load_weights",
+    "load_weights_or_exit",
     "read_history",
     "save_atomically",
 ]

@@ -174,7 +174,7 @@ class TranslationEvaluator(Evaluator):
     """Translates validation slices; its metrics (`TranslationScore`) need no target label.
 
     The output holds `image` (source), `label` (the source's), `pred` (translation), `target` (real target slices),
-    and `segmentation` if the objective has a segmenter for target slices.
+    and `segmentation` (None if the objective has no segmenter for target slices).
 
     Args:
         device: where to run.
@@ -207,15 +207,13 @@ class TranslationEvaluator(Evaluator):
         with self.mode(self.objective), self.autocast():
             translated = self.inferer(batch["source"], self.objective.translate)
             segmentation = self.objective.segment(translated)
-        output = {
+        engine.state.output = {
             Keys.IMAGE: batch["source"],
             Keys.LABEL: batch["source_label"],
             Keys.PRED: translated.float(),
             TARGET: batch["target"],
+            SEGMENTATION: segmentation,
         }
-        if segmentation is not None:
-            output[SEGMENTATION] = segmentation
-        engine.state.output = output
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
         return engine.state.output
 

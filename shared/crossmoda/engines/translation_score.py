@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -41,6 +42,8 @@ class TranslationScore(Metric):
         output_transform: as in ignite; the output is `TranslationEvaluator`'s.
     """
 
+    required_output_keys = (Keys.IMAGE, Keys.LABEL, Keys.PRED, TARGET, SEGMENTATION)
+
     def __init__(self, ring: int = 4, output_transform: Any = lambda output: output) -> None:
         self.ring = ring
         self.parts: dict[str, float] = {}
@@ -53,26 +56,24 @@ class TranslationScore(Metric):
         self._overlap = torch.zeros(len(FOREGROUND), 2)
 
     @torch.no_grad()
-    def update(self, output: dict[str, torch.Tensor]) -> None:
-        """Count the voxels of one batch of slices."""
-        images = {"source": output[Keys.IMAGE], "translated": output[Keys.PRED], "target": output[TARGET]}
-        for name, image in images.items():
-            image = image.detach().float().cpu()
+    def update(self, output: Sequence[torch.Tensor | None]) -> None:
+        """Count the voxels of one batch: source, its label, translation, target, segmentation (or None), on any device.
+
+        Each is (B, 1, H, W); images in [-1, 1].
+        """
+        source, label, translated, target, segmentation = (x if x is None else x.detach().float().cpu() for x in output)
+        for name, image in {"source": source, "translated": translated, "target": target}.items():
             self._add(self._histograms, name, histogram(image))
             self._add(self._spectra, name, log_power_spectrum(image).sum(0))
             self._add(self._spectra, f"{name}_count", torch.tensor(float(image.shape[0])))
-        translated = images["translated"].detach().float().cpu()
-        label = output[Keys.LABEL].detach().cpu()
-        for structure in FOREGROUND:
+        for i, structure in enumerate(FOREGROUND):
             inside = label == structure
-            self._add(self._histograms, f"inside_{structure}", histogram(translated[inside]))
             grown = F.max_pool2d(inside.float(), 2 * self.ring + 1, stride=1, padding=self.ring) > 0
+            self._add(self._histograms, f"inside_{structure}", histogram(translated[inside]))
             self._add(self._histograms, f"ring_{structure}", histogram(translated[grown & (label == 0)]))
-        if SEGMENTATION in output:
-            segmentation = output[SEGMENTATION].detach().cpu()
-            for i, structure in enumerate(FOREGROUND):
-                found, true = segmentation == structure, label == structure
-                self._overlap[i] += torch.tensor([2.0 * (found & true).sum(), float(found.sum() + true.sum())])
+            if segmentation is not None:
+                found = segmentation == structure
+                self._overlap[i] += torch.tensor([2.0 * (found & inside).sum(), float(found.sum() + inside.sum())])
 
     def compute(self) -> float:
         """The mean of the parts, which are kept in `parts`."""
