@@ -73,7 +73,7 @@ def test_missing_list(tmp_path):
 def test_first_fault_is_named_and_the_others_counted(items, data_list, tmp_path):
     (tmp_path / "scans" / "c1_ceT1.nii.gz").unlink()
     (tmp_path / "scans" / "c2_Label.nii.gz").unlink()
-    with pytest.raises(InputError, match=r"c1_ceT1.nii.gz is missing.*\(and 1 more items with faults\)"):
+    with pytest.raises(InputError, match=r"c1_ceT1.nii.gz is missing.*\(and 1 more such faults\)"):
         load_datalist(data_list, "source_training")
 
 

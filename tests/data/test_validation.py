@@ -4,7 +4,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from crossmoda.data import check_item, check_same_grid, find_faults, read_header, read_label, read_volume
+from crossmoda.data import check_item, check_same_grid, find_faults, item_faults, read_header, read_label, read_volume
 from crossmoda.errors import InputError
 
 OBLIQUE = np.array([[-0.5, 0.02, 0.0, 10.0], [0.02, 0.5, 0.1, -5.0], [0.0, -0.03, 1.5, 3.0], [0, 0, 0, 1]])
@@ -145,6 +145,16 @@ def test_faults_of_many_items_in_order(scan, label, tmp_path):
     items = [good, {"image": tmp_path / "x.nii.gz"}, good, {"image": scan, "label": scan}]
     faults = find_faults(items, threads=2)
     assert [bool(fault) for fault in faults] == [False, True, False, True]
-    assert "label values" in faults[3]
-    assert find_faults(items, check="header")[3] is None
-    assert find_faults(items, check="none") == [None] * 4
+    assert "label values" in faults[3][0]
+    assert find_faults(items, check="header")[3] == []
+    assert find_faults(items, check="none") == [[]] * 4
+
+
+def test_all_faults_of_an_item(scan, tmp_path):
+    other = save(tmp_path / "other.nii.gz", np.full((16, 14, 9), 7, np.uint8))
+    scan.write_bytes(scan.read_bytes()[:-40])
+    damaged, grid, values, missing = item_faults({"image": scan, "label": other, "parcellation": tmp_path / "x.nii.gz"})
+    assert "damaged" in damaged
+    assert "another grid" in grid
+    assert "label values 7" in values
+    assert "x.nii.gz is missing" in missing

@@ -13,11 +13,13 @@ from crossmoda.data.datalist import (
     write_datalist,
 )
 from crossmoda.data.inputs import case_name, input_items, input_items_or_exit, site_of
+from crossmoda.data.releases import find_by_patterns, find_release
 from crossmoda.data.validation import (
     Header,
     check_item,
     check_same_grid,
     find_faults,
+    item_faults,
     read_header,
     read_label,
     read_volume,
@@ -32,9 +34,12 @@ __all__ = [
     "case_name",
     "check_item",
     "check_same_grid",
+    "find_by_patterns",
     "find_faults",
+    "find_release",
     "input_items",
     "input_items_or_exit",
+    "item_faults",
     "label_map",
     "label_map_or_exit",
     "load_datalist",

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from crossmoda.data.validation import Check, find_faults
+from crossmoda.data.validation import Check, find_faults, raise_first
 from crossmoda.data.writing import write_text
 from crossmoda.errors import InputError, exit_on_input_error
 from crossmoda.labels import CLASS_NAMES
@@ -62,17 +62,14 @@ def load_datalist(
         The items, in the order of the file, with absolute paths.
 
     Raises:
-        InputError: at the first fault, in one line that also says how many more items have one.
+        InputError: at the first fault, in one line that also says how many more there are.
     """
     content = _read_content(path)
     items = _section(content, path, section)
     folder = Path(path).absolute().parent
     items = [_absolute(item, folder, (*CORE_KEYS, *extra_keys)) for item in items]
     allowed = tuple(_label_map(content, path))
-    faults = [fault for fault in find_faults(items, require_label, check, allowed, progress) if fault]
-    if faults:
-        more = f" (and {len(faults) - 1} more items with faults)" if len(faults) > 1 else ""
-        raise InputError(faults[0] + more)
+    raise_first(find_faults(items, require_label, check, allowed, progress))
     return items
 
 

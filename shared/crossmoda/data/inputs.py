@@ -7,7 +7,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from crossmoda.data.datalist import Item, load_datalist
-from crossmoda.data.validation import Check, find_faults
+from crossmoda.data.validation import Check, find_faults, raise_first
 from crossmoda.errors import InputError, exit_on_input_error
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
@@ -75,10 +75,7 @@ def input_items(
     images = _scans_in(path) if path.is_dir() else [path]
     items = [{"case": case_name(image), "site": site_of(case_name(image)), "image": str(image)} for image in images]
     _refuse_doubles(items)
-    faults = [fault for fault in find_faults(items, check=check, progress=progress) if fault]
-    if faults:
-        more = f" (and {len(faults) - 1} more files with faults)" if len(faults) > 1 else ""
-        raise InputError(faults[0] + more)
+    raise_first(find_faults(items, check=check, progress=progress))
     return items
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import zlib
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import product
@@ -142,12 +142,12 @@ def check_same_grid(path: str | Path, reference: str | Path) -> None:
     raise InputError(f"{first.path} lies on another grid than {second.path} ({difference}): resample it to that grid")
 
 
-def check_item(
+def item_faults(
     item: dict[str, Any],
     require_label: bool = False,
     check: Check = "full",
     allowed_labels: Collection[int] = tuple(CLASS_NAMES),
-) -> None:
+) -> list[str]:
     """Validate the files of one datalist item.
 
     Args:
@@ -156,23 +156,45 @@ def check_item(
         check: `full` reads every voxel, `header` reads headers only, `none` does nothing.
         allowed_labels: class numbers that the label may hold.
 
-    Raises:
-        InputError: at the first fault of the item.
+    Returns:
+        One line for each fault.
     """
+    faults = []
+
+    def passes(function: Callable[..., Any], *args: Any) -> bool:
+        try:
+            function(*args)
+        except InputError as error:
+            faults.append(str(error))
+            return False
+        return True
+
     if require_label and not item.get("label"):
-        raise InputError(f"{item['image']} has no label: put its label map beside it, or take another section")
+        faults.append(f"{item['image']} has no label: put its label map beside it, or take another section")
     if check == "none":
-        return
-    read_header(item["image"])
+        return faults
+    image_is_good = passes(read_header, item["image"])
+    if image_is_good and check == "full":
+        passes(read_volume, item["image"])
     for key in ("label", "parcellation"):
-        if item.get(key):
-            check_same_grid(item[key], item["image"])
-    if check == "full":
-        read_volume(item["image"])
-        if item.get("label"):
-            read_label(item["label"], allowed_labels)
-        if item.get("parcellation"):
-            read_volume(item["parcellation"])
+        if not item.get(key) or not passes(read_header, item[key]):
+            continue
+        if image_is_good:
+            passes(check_same_grid, item[key], item["image"])
+        if check == "full":
+            passes(*((read_label, item[key], allowed_labels) if key == "label" else (read_volume, item[key])))
+    return faults
+
+
+def check_item(
+    item: dict[str, Any],
+    require_label: bool = False,
+    check: Check = "full",
+    allowed_labels: Collection[int] = tuple(CLASS_NAMES),
+) -> None:
+    """Raise `InputError` with the first of `item_faults`, if any; the same arguments."""
+    for fault in item_faults(item, require_label, check, allowed_labels):
+        raise InputError(fault)
 
 
 def find_faults(
@@ -182,8 +204,8 @@ def find_faults(
     allowed_labels: Collection[int] = tuple(CLASS_NAMES),
     progress: bool = True,
     threads: int | None = None,
-) -> list[str | None]:
-    """Validate many items at a time.
+) -> list[list[str]]:
+    """Validate many items at a time, in threads (unpacking gzip leaves Python's lock free).
 
     Args:
         items: datalist items with absolute paths.
@@ -194,20 +216,23 @@ def find_faults(
         threads: readers at a time; None takes the number of cores, at most 8.
 
     Returns:
-        For each item its first fault, or None.
+        For each item its faults, see `item_faults`.
     """
 
-    def fault(item: dict[str, Any]) -> str | None:
-        try:
-            check_item(item, require_label, check, allowed_labels)
-        except InputError as error:
-            return str(error)
-        return None
+    def faults(item: dict[str, Any]) -> list[str]:
+        return item_faults(item, require_label, check, allowed_labels)
 
     # disable=None: no bar in a log file or a pipe
     bar = {"desc": "Checking scans", "unit": "case", "total": len(items), "leave": False}
     with ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1)) as pool:
-        return list(tqdm(pool.map(fault, items), disable=None if progress else True, **bar))
+        return list(tqdm(pool.map(faults, items), disable=None if progress else True, **bar))
+
+
+def raise_first(faults: Sequence[Sequence[str]]) -> None:
+    """Raise `InputError` with the first of what `find_faults` found and the number of the others."""
+    lines = [line for lines in faults for line in lines]
+    if lines:
+        raise InputError(lines[0] + (f" (and {len(lines) - 1} more such faults)" if len(lines) > 1 else ""))
 
 
 def _open(path: Path) -> nib.Nifti1Image:
