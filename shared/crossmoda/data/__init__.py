@@ -25,7 +25,7 @@ from crossmoda.data.validation import (
     read_volume,
     same_grid,
 )
-from crossmoda.data.writing import SaveNiftid, save_nifti
+from crossmoda.data.writing import SaveNiftid, replacing, save_nifti, write_text
 
 __all__ = [
     "SECTIONS",
@@ -49,10 +49,12 @@ __all__ = [
     "read_volume",
     "replace_images",
     "replace_images_or_exit",
+    "replacing",
     "same_grid",
     "save_nifti",
     "site_of",
     "split_cases",
     "split_cases_or_exit",
     "write_datalist",
+    "write_text",
 ]
