@@ -150,6 +150,7 @@ def log_power_spectrum(image: torch.Tensor, rings: int = 32) -> torch.Tensor:
     power = torch.fft.fft2(image[:, 0] - image[:, 0].mean((-2, -1), keepdim=True), norm="ortho").abs().square()
     frequency = torch.hypot(torch.fft.fftfreq(height)[:, None], torch.fft.fftfreq(width)[None, :])
     ring = (frequency / 0.5 * rings).long().clamp(max=rings)  # the corners beyond Nyquist form one ring more
+    ring[0, 0] = rings  # and the removed mean goes there
     index = ring.flatten().expand(len(power), -1)
     sums = torch.zeros(len(power), rings + 1).scatter_add_(1, index, power.flatten(1))
     counts = torch.bincount(ring.flatten(), minlength=rings + 1).clamp(min=1)

@@ -1,0 +1,115 @@
+"""Unpaired slices: shares, positions, crops, repeatability."""
+
+import numpy as np
+import pytest
+import torch
+
+from crossmoda.transforms import UnpairedSlices, ValidationSlices
+
+SIZE = (12, 10, 20)
+
+
+def prepare(item):
+    """A volume whose voxels tell their case and slice: case + z / 100."""
+    volume = torch.full((1, *SIZE), float(item["case"])) + torch.arange(SIZE[2]) / 100
+    item["image"] = volume
+    if item.get("labelled"):
+        item["label"] = torch.zeros(1, *SIZE)
+        item["label"][:, 6:, :, 8:10] = 2  # slices 8 and 9
+    return item
+
+
+SOURCES = [{"case": 1, "labelled": True}, {"case": 2, "labelled": True}]
+TARGETS = [{"case": 5}, {"case": 6}, {"case": 7}]
+
+
+def dataset(**options):
+    return UnpairedSlices(SOURCES, TARGETS, prepare, progress=False, **options)
+
+
+def case_and_slice(image):
+    value = round(float(image[0, 0, 0]), 2)
+    return int(value), round((value - int(value)) * 100)
+
+
+def test_items_have_the_batch_entries_and_the_epoch_its_length():
+    item = dataset()[0]
+    assert {name: (tuple(value.shape), value.dtype) for name, value in item.items()} == {
+        "source": ((1, 12, 10), torch.float32),
+        "source_label": ((1, 12, 10), torch.uint8),
+        "target": ((1, 12, 10), torch.float32),
+    }
+    assert type(item["source"]) is torch.Tensor
+    assert len(dataset()) == 40
+    assert len(dataset(length=7)) == 7
+
+
+def test_label_goes_along_with_its_slice_also_when_flipped():
+    data = dataset(flip_prob=0.5, length=200)
+    for i in range(200):
+        item = data[i]
+        _, z = case_and_slice(item["source"])
+        assert bool(item["source_label"].any()) == (z in (8, 9))
+
+
+def test_flip_mirrors_left_and_right():
+    item = dataset(flip_prob=1.0, structure_share=1.0)[0]
+    assert item["source_label"][:, :6].all()
+    assert not item["source_label"][:, 6:].any()
+
+
+def test_structure_share_is_kept():
+    data = dataset(structure_share=0.6, seed=1)
+    share = np.mean([bool(data[0]["source_label"].any()) for _ in range(1000)])
+    # Even draws bring 2 of 20 slices on top: 0.6 + 0.4 / 10.
+    assert share == pytest.approx(0.64, abs=0.05)
+
+
+def test_position_tolerance_binds_the_target_slice():
+    data = dataset(position_tolerance=0.1)
+    for _ in range(200):
+        item = data[0]
+        assert abs(case_and_slice(item["source"])[1] - case_and_slice(item["target"])[1]) <= 2
+
+
+def test_without_it_all_slices_and_cases_come():
+    data = dataset()
+    drawn = [data[0] for _ in range(1000)]
+    assert len({case_and_slice(item["source"]) for item in drawn}) == 40
+    assert len({case_and_slice(item["target"]) for item in drawn}) == 60
+
+
+def test_crops_have_their_size():
+    item = dataset(crop_size=(8, 6))[0]
+    assert all(value.shape == (1, 8, 6) for value in item.values())
+
+
+def test_seed_of_the_transform_repeats_the_draws():
+    data = dataset()
+    first = []
+    for _ in range(2):
+        data.transform.set_random_state(seed=4)
+        first.append([case_and_slice(data[0]["target"]) for _ in range(20)])
+    assert first[0] == first[1]
+
+
+def test_structure_share_without_labels_is_refused():
+    with pytest.raises(ValueError, match="no source slice holds a label"):
+        UnpairedSlices(TARGETS, TARGETS, prepare, progress=False, structure_share=0.5)
+
+
+def test_unequal_sizes_are_refused():
+    def uneven(item):
+        return prepare(item) if item["case"] != 6 else {"image": torch.zeros(1, 4, 4, 4)}
+
+    with pytest.raises(ValueError, match="one in-plane size"):
+        UnpairedSlices(SOURCES, TARGETS, uneven, progress=False)
+
+
+def test_validation_slices_are_fixed_half_with_structures_at_equal_heights():
+    data = ValidationSlices(SOURCES, TARGETS, prepare, slices_per_case=8, progress=False)
+    assert len(data) == 16
+    assert sum(bool(item["source_label"].any()) for item in data) >= 8
+    for item in data:
+        assert case_and_slice(item["source"])[1] == case_and_slice(item["target"])[1]
+    assert torch.equal(data[3]["target"], data[3]["target"])
