@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
+import sqlite3
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import jsonschema
 import nibabel as nib
 import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigParser, ConfigWorkflow, ckpt_export, run, verify_net_in_out
+from monai.bundle.properties import InferProperties, MetaProperties, TrainProperties
 
+from crossmoda.engines import read_history
+from crossmoda.labels import CLASS_NAMES
+from crossmoda.networks import UNet2d5
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = ROOT / "bundles/segmentation-2.5d/configs"
 SPACING = (0.5, 0.6, 1.7)
 SHAPE = (44, 40, 14)
 
@@ -58,3 +74,365 @@ def write_dataset(folder: Path) -> Path:
     path = folder / "datalist.json"
     path.write_text(json.dumps(sections))
     return path
+
+
+def bundle_config(name: str) -> str:
+    return str(CONFIGS / f"{name}.yaml")
+
+
+def overrides(data_list, output: Path, **more):
+    """The bundle on a few thousand voxels, quietly."""
+    return {
+        "data_list": data_list and str(data_list),
+        "output_dir": str(output),
+        "ckpt_dir": str(output / "model"),
+        "spacing": [0.8, 0.8, 1.7],
+        "roi_size": [-1, -1, -1],
+        "patch_size": [32, 32, 8],
+        "network_def::channels": [4, 4, 4, 4, 4],
+        "threads": 1,
+        "amp": False,  # see AutocastInferer for so small patches
+        "progress": False,
+        **more,
+    }
+
+
+def train_overrides(data_list, output: Path, **more):
+    return overrides(data_list, output, **{"max_epochs": 1, "num_workers": 0, "val_interval": 1, **more})
+
+
+def command(config_files, values, *, module=("-m", "monai.bundle", "run"), executable=(sys.executable,)):
+    words = [*executable, *module, "--config_file", repr([bundle_config(name) for name in config_files])]
+    for key, value in values.items():
+        words += [f"--{key}", str(value)]
+    return words
+
+
+def run_in_process(config_files, values):
+    run(config_file=[bundle_config(name) for name in config_files], logging_file=False, **values)
+
+
+@pytest.fixture(scope="module")
+def data_list(tmp_path_factory):
+    return write_dataset(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def trained(data_list, tmp_path_factory):
+    """Output folder of a training of two epochs."""
+    output = tmp_path_factory.mktemp("trained")
+    run_in_process(["train"], train_overrides(data_list, output, max_epochs=2))
+    return output
+
+
+def load(path):
+    return torch.load(path, weights_only=True)
+
+
+def same_weights(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+
+
+# --- the bundle's form --------------------------------------------------------------------------------------------
+
+
+def test_metadata_follows_the_schema():
+    schema = json.loads((ROOT / "tests/data/schemas/meta_schema_20240725.json").read_text())
+    metadata = json.loads((CONFIGS / "metadata.json").read_text())
+    jsonschema.validate(metadata, schema)
+    assert metadata["schema"].endswith("meta_schema_20240725.json")
+    assert metadata["version"] in metadata["changelog"]
+    classes = metadata["network_data_format"]["outputs"]["pred"]["channel_def"]
+    assert {int(key): value for key, value in classes.items()} == CLASS_NAMES
+
+
+@pytest.mark.parametrize(("name", "kind"), [("train", "train"), ("inference", "infer"), ("evaluate", "infer")])
+def test_properties(name, kind, data_list, trained):
+    values = overrides(data_list, trained)
+    if kind == "train":
+        values = train_overrides(data_list, trained)
+    workflow = ConfigWorkflow([bundle_config(name)], workflow_type=kind, logging_file=False, **values)
+    workflow.initialize()
+    assert workflow.check_properties() == []
+    properties = {"train": TrainProperties, "infer": InferProperties}[kind]
+    for key, entry in (properties | MetaProperties).items():
+        if entry["required"]:
+            assert entry["id"] in workflow.parser, key
+
+
+def test_ids_that_monai_label_needs():
+    parser = ConfigParser()
+    parser.read_config(bundle_config("train"))
+    for name in ("train::dataset::data", "validate::dataset::data", "train::trainer::max_epochs", "network"):
+        assert name in parser
+    assert isinstance(parser["train::handlers"], list)
+    assert all(isinstance(handler, dict) for handler in parser["train::handlers"])
+    assert parser["train::trainer::train_handlers"] == "@train::handlers"
+
+
+@pytest.mark.parametrize("name", [path.relative_to(CONFIGS) for path in sorted(CONFIGS.rglob("*.yaml"))], ids=str)
+def test_no_hash_in_any_value(name):
+    # MONAI replaces '#' by '::' in every string.
+    def strings(value):
+        if isinstance(value, dict):
+            value = [*value.keys(), *value.values()]
+        if isinstance(value, list):
+            return [text for item in value for text in strings(item)]
+        return [value] if isinstance(value, str) else []
+
+    assert not [text for text in strings(ConfigParser.load_config_file(CONFIGS / name)) if "#" in text]
+
+
+def test_train_inference_and_evaluate_agree():
+    configs = {name: ConfigParser.load_config_file(bundle_config(name)) for name in ("train", "inference", "evaluate")}
+    for name in ("spacing", "roi_size", "patch_size", "percentiles", "network_def"):
+        assert configs["train"][name] == configs["inference"][name] == configs["evaluate"][name], name
+    # The same steps on the image, but for what concerns the label.
+    on_images = []
+    for step in configs["train"]["deterministic_transforms"]:
+        if "image" in step["keys"]:
+            step = {**step, "keys": "image"}
+            step["mode"] = step["mode"][0] if "mode" in step else None
+            on_images.append({key: value for key, value in step.items() if value is not None or key == "labels"})
+    assert on_images == configs["inference"]["preprocessing"]["transforms"]
+    # evaluate.yaml is inference.yaml with labels to compare with.
+    different = {"input", "data_list", "section", "dataset", "dataset_dir", "run", "imports", "truth"}
+    for name in configs["inference"].keys() - different:
+        assert configs["evaluate"][name] == configs["inference"][name], name
+
+
+def test_network_fits_the_metadata():
+    verify_net_in_out("network_def", config_file=bundle_config("inference"), meta_file=str(CONFIGS / "metadata.json"))
+
+
+def test_export_to_torchscript(trained, tmp_path):
+    network = {"channels": [4, 4, 4, 4, 4]}
+    exported = tmp_path / "model.ts"
+    ckpt_export(
+        net_id="network_def",
+        filepath=str(exported),
+        ckpt_file=str(trained / "model" / "model.pt"),
+        meta_file=str(CONFIGS / "metadata.json"),
+        config_file=bundle_config("inference"),
+        bundle_root=str(CONFIGS.parent),
+        **{f"network_def::{key}": value for key, value in network.items()},
+    )
+    net = UNet2d5(**network).eval()
+    net.load_state_dict(load(trained / "model" / "model.pt"))
+    x = torch.rand(1, 1, 32, 16, 8)
+    with torch.no_grad():
+        assert torch.allclose(torch.jit.load(exported)(x), net(x), atol=1e-5)
+
+
+# --- training -----------------------------------------------------------------------------------------------------
+
+
+def test_training_writes_weights_state_and_history(trained):
+    state = load(trained / "model" / "model.pt")
+    UNet2d5(channels=(4, 4, 4, 4, 4)).load_state_dict(state)
+    rows = read_history(trained / "history.csv")
+    assert [row["epoch"] for row in rows] == [1, 2]
+    assert {"loss", "val_mean_dice", "val_dice_VS", "val_dice_cochlea"} <= rows[0].keys()
+    assert 0 < rows[0]["loss"] < 1
+
+
+def test_finished_run_ends_at_once(trained, data_list):
+    before = load(trained / "model" / "last.pt")
+    run_in_process(["train"], train_overrides(data_list, trained, max_epochs=2))
+    after = load(trained / "model" / "last.pt")
+    assert same_weights(before["network"], after["network"])
+    assert after["epoch"] == 2
+
+
+OVERLAYS = sorted(str(path.relative_to(CONFIGS).with_suffix("")) for path in CONFIGS.glob("methods/*.yaml"))
+
+
+@pytest.mark.parametrize("overlays", [[name] for name in OVERLAYS] + [["phantom"], [*OVERLAYS[:1], "phantom"]], ids=str)
+def test_each_overlay_trains(overlays, data_list, tmp_path):
+    run_in_process(["train", *overlays], train_overrides(data_list, tmp_path))
+    assert (tmp_path / "model" / "model.pt").is_file()
+
+
+def test_mixed_precision_trains(data_list, tmp_path):
+    run_in_process(["train"], train_overrides(data_list, tmp_path, amp=True, patch_size=[48, 48, 8], max_epochs=2))
+    assert all(torch.isfinite(weight).all() for weight in load(tmp_path / "model" / "model.pt").values())
+
+
+def test_methods_change_what_they_say():
+    def value(name, *overlays):
+        parser = ConfigParser()
+        parser.read_config([bundle_config(item) for item in ("train", *overlays)])
+        return parser[name]
+
+    assert value("gamma") == value("gamma", "methods/li2021") == [0.5, 2.0]
+    assert value("gamma", "methods/li2021_gamma15") == [0.5, 1.5]
+    target = value("target_augmentation::_target_", "methods/target_augmentation")
+    assert target == "crossmoda.transforms.RandLabelIntensityd"
+
+
+def test_killed_training_continues_and_ends_the_same(data_list, tmp_path):
+    epochs = 6
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    run_in_process(["train"], train_overrides(data_list, whole, max_epochs=epochs))
+
+    values = train_overrides(data_list, killed, max_epochs=epochs)
+    process = subprocess.Popen(command(["train"], values), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        while not (killed / "model" / "last.pt").is_file():
+            assert process.poll() is None, "ended before its first epoch"
+            time.sleep(0.02)
+    finally:
+        process.kill()
+        process.wait()
+    reached = load(killed / "model" / "last.pt")["epoch"]
+    run_in_process(["train"], values)
+    assert 1 <= reached <= epochs
+    assert same_weights(load(killed / "model" / "last.pt")["network"], load(whole / "model" / "last.pt")["network"])
+    assert same_weights(load(killed / "model" / "model.pt"), load(whole / "model" / "model.pt"))
+    assert read_history(killed / "history.csv") == read_history(whole / "history.csv")
+
+
+def test_two_processes_train_together(data_list, tmp_path):
+    values = train_overrides(data_list, tmp_path, max_epochs=2, val_fraction=0.5, batch_size=1)
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+    words = command(["train", "multi_gpu_train"], values, executable=torchrun)
+    result = subprocess.run(
+        words, capture_output=True, text=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    UNet2d5(channels=(4, 4, 4, 4, 4)).load_state_dict(load(tmp_path / "model" / "model.pt"))
+    assert [row["epoch"] for row in read_history(tmp_path / "history.csv")] == [1, 2]
+
+
+def test_plain_mlflow_tracking(data_list, tmp_path):
+    values = train_overrides(data_list, tmp_path, tracking="mlflow", experiment_name="segmentation_test")
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW")}
+    result = subprocess.run(command(["train"], values), capture_output=True, text=True, timeout=120, env=environment)
+    assert result.returncode == 0, result.stderr[-2000:]
+    with sqlite3.connect(tmp_path / "mlruns.db") as store:
+        names = {name for (name,) in store.execute("select distinct key from metrics")}
+    assert {"train_loss", "val_mean_dice"} <= names
+
+
+# --- inference ----------------------------------------------------------------------------------------------------
+
+
+def test_inference_from_another_directory_keeps_the_scans_grid(trained, tmp_path):
+    scan = tmp_path / "in" / "patient_hrT2.nii.gz"
+    scan.parent.mkdir()
+    write_case(scan.parent, "patient", 3)
+    scan.parent.joinpath("patient_Label.nii.gz").unlink()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    values = overrides("", trained, input=str(scan), output_dir=str(tmp_path / "out"))
+    del values["data_list"]
+    result = subprocess.run(command(["inference"], values), capture_output=True, text=True, timeout=120, cwd=elsewhere)
+    assert result.returncode == 0, result.stderr[-2000:]
+    raw, out = nib.load(scan), nib.load(tmp_path / "out" / "patient_seg.nii.gz")
+    assert out.shape == raw.shape
+    assert np.array_equal(out.affine, raw.affine)
+    for field in ("sform_code", "qform_code", "pixdim"):
+        assert np.array_equal(out.header[field], raw.header[field]), field
+    assert out.get_data_dtype() == np.uint8
+    assert set(np.unique(out.dataobj)) <= set(CLASS_NAMES)
+    assert not list(elsewhere.iterdir())
+
+
+def truncated(folder):
+    path = folder / "scan_hrT2.nii.gz"
+    write_case(folder, "scan", 1)
+    path.write_bytes(path.read_bytes()[:2000])
+    return path
+
+
+def flat(folder):
+    path = folder / "slice_hrT2.nii.gz"
+    nib.save(nib.Nifti1Image(np.zeros((8, 8), dtype=np.int16), np.eye(4)), path)
+    return path
+
+
+@pytest.mark.parametrize(("make", "message"), [(truncated, "truncated"), (flat, "a 3D volume is needed")])
+def test_bad_scan_is_one_line_and_writes_nothing(make, message, trained, tmp_path, capfd):
+    path = make(tmp_path)
+    values = overrides(None, trained, input=str(path), output_dir=str(tmp_path / "out"))
+    with pytest.raises(SystemExit) as left:
+        run_in_process(["inference"], values)
+    assert left.value.code == 2
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error:")]
+    assert str(path) in line
+    assert message in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_and_foreign_weights_are_one_line(trained, tmp_path, capfd, data_list):
+    for values, message in (
+        (overrides(data_list, tmp_path / "none"), "is missing: train first"),
+        (
+            overrides(data_list, trained, **{"network_def::channels": [8, 4, 4, 4, 4]}),
+            "is of another network",
+        ),
+    ):
+        with pytest.raises(SystemExit):
+            run_in_process(["inference"], values)
+        errors = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error:")]
+        assert len(errors) == 1
+        assert message in errors[0]
+
+
+def test_training_without_labels_is_one_line(data_list, tmp_path, capfd):
+    content = json.loads(data_list.read_text())
+    for item in content["source_training"]:
+        del item["label"]
+        item["image"] = str(data_list.parent / item["image"])
+    path = tmp_path / "unlabelled.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(SystemExit):
+        run_in_process(["train"], train_overrides(path, tmp_path / "out"))
+    assert "has no label" in capfd.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+class Echo(torch.nn.Module):
+    """Takes the image, which holds class numbers, for the answer."""
+
+    def forward(self, x):
+        classes = torch.arange(3, device=x.device).reshape(1, 3, 1, 1, 1)
+        return -20 * (2 * x - classes).abs()
+
+
+@pytest.mark.parametrize("radii", [(5, 4.5, 6), (9, 8, 10)], ids=["0.6 mL", "3 mL"])
+@pytest.mark.parametrize("spacing", [(0.41, 0.41, 1.5), (0.5, 0.5, 1.0), (0.82, 0.82, 1.5)], ids=str)
+def test_round_trip_through_the_network_grid_keeps_the_tumour(radii, spacing, tmp_path):
+    shape = tuple(round(extent / edge) for extent, edge in zip((60, 56, 40), spacing, strict=True))
+    affine = oblique_affine(12, spacing, shape)
+    truth = ellipsoid(affine, shape, (3, -2, 1), radii)
+    image = np.full(shape, 0, dtype=np.int16)
+    image[truth] = 500
+    image[0, 0, 0] = 1000  # so that percentiles 0 and 100 map VS to 0.5
+    nib.save(nib.Nifti1Image(image, affine), tmp_path / "scan_hrT2.nii.gz")
+    parser = ConfigParser()
+    parser.read_config([bundle_config("inference")])
+    values = {"input": str(tmp_path / "scan_hrT2.nii.gz"), "output_dir": str(tmp_path), "progress": False, "amp": False}
+    values |= {"patch_size": [96, 96, 32], "overlap": 0.0}
+    for key, value in values.items():
+        parser[key] = value
+    parser["network"] = Echo()
+    parser.parse()
+    parser.get_parsed_content("evaluator").run()
+    found = np.asarray(nib.load(tmp_path / "scan_seg.nii.gz").dataobj) == 1
+    assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) >= 0.97
+
+
+def test_largest_component_is_kept_of_vs_only():
+    parser = ConfigParser()
+    parser.read_config(bundle_config("inference"))
+    parser["postprocessing::transforms"] = parser["postprocessing::transforms"][-1:]
+    parser.parse()
+    pred = torch.zeros(1, 12, 8, 4)
+    pred[0, 0:3, 0:3] = 1
+    pred[0, 6, 6, 0] = 1
+    pred[0, 9, 0] = pred[0, 9, 6] = 2
+    out = parser.get_parsed_content("postprocessing")({"pred": pred})["pred"]
+    expected = pred.clone()
+    expected[0, 6, 6, 0] = 0
+    assert torch.equal(out, expected)

@@ -15,6 +15,10 @@ class AutocastInferer(Inferer):
     nothing on a CPU. bfloat16 needs no scaler and is about 1.5 times faster on a CPU that knows it; the loss and the
     optimizer stay in float32.
 
+    On CPUs torch 2.13 (oneDNN) returns uninitialised memory as the bfloat16 weight gradient of a 3x3x3 convolution
+    whose input is 2x2 voxels in x and y: patches must leave at least 3 there at a network's bottom (48 voxels for
+    five levels).
+
     Args:
         inferer: the inferer to run, e.g. `SimpleInferer` or `SlidingWindowInferer`.
         enabled: False runs it as it is.
