@@ -196,7 +196,7 @@ def test_train_inference_and_evaluate_agree():
             on_images.append({key: value for key, value in step.items() if value is not None or key == "labels"})
     assert on_images == configs["inference"]["preprocessing"]["transforms"]
     # evaluate.yaml is inference.yaml with labels to compare with.
-    different = {"input", "data_list", "section", "dataset", "dataset_dir", "run", "imports", "truth"}
+    different = {"input", "data_list", "dataset", "dataset_dir", "run", "imports"}
     for name in configs["inference"].keys() - different:
         assert configs["evaluate"][name] == configs["inference"][name], name
 
@@ -314,7 +314,7 @@ def test_plain_mlflow_tracking(data_list, tmp_path):
     assert {"train_loss", "val_mean_dice"} <= names
 
 
-# --- inference ----------------------------------------------------------------------------------------------------
+# --- inference and evaluation -----------------------------------------------------------------------------------
 
 
 def test_inference_from_another_directory_keeps_the_scans_grid(trained, tmp_path):
@@ -390,6 +390,15 @@ def test_training_without_labels_is_one_line(data_list, tmp_path, capfd):
         run_in_process(["train"], train_overrides(path, tmp_path / "out"))
     assert "has no label" in capfd.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_evaluate_writes_predictions_and_metrics(trained, data_list, tmp_path):
+    run_in_process(["evaluate"], overrides(data_list, trained, output_dir=str(tmp_path)))
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["case_10_seg.nii.gz", "case_11_seg.nii.gz", "metrics.csv", "summary.json"]
+    rows = (tmp_path / "metrics.csv").read_text().splitlines()
+    assert len(rows) == 3
+    assert json.loads((tmp_path / "summary.json").read_text())["all"]["n"] == 2
 
 
 class Echo(torch.nn.Module):
