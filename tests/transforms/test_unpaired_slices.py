@@ -106,6 +106,15 @@ def test_unequal_sizes_are_refused():
         UnpairedSlices(SOURCES, TARGETS, uneven, progress=False)
 
 
+@pytest.mark.parametrize("kind", [UnpairedSlices, ValidationSlices])
+def test_target_labels_are_not_read(kind):
+    def prepare_watching(item):
+        assert item["case"] < 5 or "label" not in item
+        return prepare(item)
+
+    kind(SOURCES, [{**item, "label": "truth.nii.gz"} for item in TARGETS], prepare_watching, progress=False)
+
+
 def test_validation_slices_are_fixed_half_with_structures_at_equal_heights():
     data = ValidationSlices(SOURCES, TARGETS, prepare, slices_per_case=8, progress=False)
     assert len(data) == 16

@@ -118,7 +118,7 @@ class UnpairedSlices(Dataset):
 
     Args:
         data: datalist items of the labelled source volumes.
-        target_data: datalist items of the target volumes.
+        target_data: datalist items of the target volumes; their labels, if any, are not read.
         transform: prepares one item: `image` (and `label`) become (1, X, Y, Z), the image in [-1, 1], all of one
             in-plane size.
         length: draws an epoch; None takes as many as there are source slices.
@@ -137,7 +137,7 @@ class UnpairedSlices(Dataset):
     ) -> None:
         draw = RandUnpairedSlice(
             load_stacks(data, transform, "source volumes", progress),
-            load_stacks(target_data, transform, "target volumes", progress),
+            load_stacks(without_labels(target_data), transform, "target volumes", progress),
             **options,
         )
         super().__init__(data=range(length or len(draw.all_slices)), transform=draw)
@@ -150,7 +150,7 @@ class ValidationSlices(Dataset):
 
     Args:
         data: datalist items of the labelled source volumes.
-        target_data: datalist items of target volumes; no label of theirs is read.
+        target_data: datalist items of target volumes; their labels, if any, are not read.
         transform: as in `UnpairedSlices`.
         slices_per_case: slices of each source volume.
         progress: whether to show a bar while preparing.
@@ -165,7 +165,7 @@ class ValidationSlices(Dataset):
         progress: bool = True,
     ) -> None:
         sources = load_stacks(data, transform, "source volumes", progress)
-        targets = load_stacks(target_data, transform, "target volumes", progress)
+        targets = load_stacks(without_labels(target_data), transform, "target volumes", progress)
         items = []
         for i, stack in enumerate(sources):
             for n, z in enumerate(_spread_slices(stack, slices_per_case)):
@@ -199,6 +199,11 @@ def load_stacks(
     if len(sizes) > 1:
         raise ValueError(f"volumes must be of one in-plane size after preprocessing, but are {sorted(sizes)}")
     return stacks
+
+
+def without_labels(items: Sequence[Item]) -> list[Item]:
+    """Target items stripped of labels, should a data list hold any: adaptation must not see them."""
+    return [{key: value for key, value in item.items() if key != "label"} for item in items]
 
 
 def _stack(item: Item) -> SliceStack:
