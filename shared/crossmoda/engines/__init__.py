@@ -4,6 +4,7 @@ from crossmoda.engines.autocast import AutocastInferer
 from crossmoda.engines.checkpoint import ResumableRun, SaveBest, save_atomically
 from crossmoda.engines.history import HistoryCsv, read_history
 from crossmoda.engines.image_pool import ImagePool
+from crossmoda.engines.mlflow import MLFlowRun, end_parent_run, start_parent_run
 from crossmoda.engines.objectives import CycleGAN, CycleGANSegmenter, TranslationObjective
 from crossmoda.engines.schedules import linear_decay
 from crossmoda.engines.translation import TranslationEvaluator, TranslationTrainer
@@ -17,6 +18,7 @@ __all__ = [
     "CycleGANSegmenter",
     "HistoryCsv",
     "ImagePool",
+    "MLFlowRun",
     "ResumableRun",
     "SaveBest",
     "TranslationEvaluator",
@@ -24,9 +26,11 @@ __all__ = [
     "TranslationPictures",
     "TranslationScore",
     "TranslationTrainer",
+    "end_parent_run",
     "linear_decay",
     "load_weights",
     "load_weights_or_exit",
     "read_history",
     "save_atomically",
+    "start_parent_run",
 ]

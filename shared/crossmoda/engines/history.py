@@ -60,16 +60,16 @@ class HistoryCsv:
         output = engine.state.output
         if isinstance(output, list) and output:
             output = output[0]  # MONAI repeats the batch's scalars in each of its items
-        for name, value in _scalars(output):
+        for name, value in scalars(output):
             self.sums[name] = self.sums.get(name, 0.0) + value
             self.counts[name] = self.counts.get(name, 0) + 1
 
     def _write_training(self, engine: Engine) -> None:
         losses = {name: total / self.counts[name] for name, total in self.sums.items()}
-        self._write(engine.state.epoch, losses | dict(_scalars(engine.state.metrics)))
+        self._write(engine.state.epoch, losses | dict(scalars(engine.state.metrics)))
 
     def _write_validation(self, validator: Engine, trainer: Engine) -> None:
-        metrics = dict(_scalars(validator.state.metrics))
+        metrics = dict(scalars(validator.state.metrics))
         self._write(trainer.state.epoch, {f"val_{name.removeprefix('val_')}": value for name, value in metrics.items()})
 
     def _write(self, epoch: int, values: dict[str, float]) -> None:
@@ -91,13 +91,13 @@ def read_history(path: str | Path) -> list[dict[str, float]]:
         return [{name: float(text) for name, text in row.items() if text} for row in csv.DictReader(file)]
 
 
-def _scalars(values: Any) -> Iterator[tuple[str, float]]:
+def scalars(values: Any) -> Iterator[tuple[str, float]]:
     """Names and values of the plain numbers and one-element tensors in a dict."""
     if not isinstance(values, Mapping):
         return
     for name, value in values.items():
         if isinstance(value, Mapping):
-            yield from _scalars(value)
+            yield from scalars(value)
         elif isinstance(value, torch.Tensor) and value.numel() == 1:
             yield str(name), float(value.detach())
         elif isinstance(value, (int, float, np.number)) and not isinstance(value, bool):
