@@ -2,6 +2,7 @@
 
 from crossmoda.engines.autocast import AutocastInferer
 from crossmoda.engines.checkpoint import ResumableRun, SaveBest, save_atomically
+from crossmoda.engines.epoch_line import EpochLine
 from crossmoda.engines.history import HistoryCsv, read_history
 from crossmoda.engines.image_pool import ImagePool
 from crossmoda.engines.mlflow import MLFlowRun, end_parent_run, start_parent_run
@@ -16,6 +17,7 @@ __all__ = [
     "AutocastInferer",
     "CycleGAN",
     "CycleGANSegmenter",
+    "EpochLine",
     "HistoryCsv",
     "ImagePool",
     "MLFlowRun",
