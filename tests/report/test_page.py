@@ -1,5 +1,8 @@
 import importlib.util
 import json
+import os
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -103,12 +106,18 @@ def test_whole_report(run, tmp_path):
     page.feed(html)
     assert page.open == []
     assert page.links == []
-    assert len(page.images) == 4
+    assert len(page.images) == 5
     assert all(source.startswith("data:image/png;base64,") for source in page.images)
     assert "Phantom &lt;only&gt;" in html
     assert f"{results['systems']['adapted']['all']['dice']['VS']['mean']:.3f} ±" in html
     names = sorted(path.name for path in (tmp_path / "pictures").iterdir())
-    assert names == ["curves.png", "overlays_VS.png", "overlays_cochlea.png", "translations.png"]
+    assert names == [
+        "curves_segmenters.png",
+        "curves_translators.png",
+        "overlays_VS.png",
+        "overlays_cochlea.png",
+        "translations.png",
+    ]
     markdown = (tmp_path / "results.md").read_text()
     assert markdown.startswith("Phantom <only>\n\n**Mean ± standard deviation over 3 cases")
 
@@ -136,6 +145,9 @@ def test_faults(run, tmp_path):
         write_report(report_input(run, focus="x"), tmp_path / "out")
     with pytest.raises(InputError, match="has no case0_hrT2"):
         write_report(report_input(run, translations={"cut": tmp_path}), tmp_path / "out")
+    write_datalist({"target_validation": []}, tmp_path / "empty.json")
+    with pytest.raises(InputError, match=r"empty\.json has no items in section 'target_validation'"):
+        write_report(report_input(run, data_list=tmp_path / "empty.json"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -180,3 +192,16 @@ def test_patients_left_is_on_the_right():
     low, high = axes.get_ylim()
     assert left > right  # RAS x grows to the patient's right, which is on the viewer's left
     assert high > low
+
+
+def test_empty_data_list_as_a_user_meets_it(run, tmp_path):
+    write_datalist({"target_validation": []}, tmp_path / "empty.json")
+    words = ["--system", f"adapted={run}/segmentation/adapted", "--data_list", tmp_path / "empty.json"]
+    command = [sys.executable, str(SCRIPT), *map(str, words), "--output", str(tmp_path / "out")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert f"{tmp_path / 'empty.json'} has no items in section 'target_validation'" in done.stderr
+    assert "make it again with scripts/make_datalist.py" in done.stderr
+    assert not (tmp_path / "out").exists()

@@ -52,7 +52,8 @@ class MLFlowRun(MLFlowHandler):
         parent_run_id: run that this one is nested in; None takes it from CROSSMODA_PARENT_RUN_ID, if set.
         validator: validation engine; its metrics are logged at the trainer's epoch.
         pictures_dir: folder with PNG files.
-        iteration_interval: iterations between two points of the losses' curves; 0 logs metrics of epochs only.
+        iteration_interval: iterations between two points of the losses' curves; an epoch's last iteration always
+            is one; 0 logs the metrics of epochs only.
         output_transform: trainer's output to a dict of scalars; None takes all of them.
         kwargs: the other arguments of `MLFlowHandler`.
     """
@@ -76,11 +77,12 @@ class MLFlowRun(MLFlowHandler):
             tracking_uri,
             experiment_name=experiment_name,
             run_name=run_name,
-            iteration_log=(lambda _, event: event % iteration_interval == 0) if iteration_interval else False,
+            iteration_log=self._is_due if iteration_interval else False,
             output_transform=output_transform or losses,
             close_on_complete=True,
             **kwargs,
         )
+        self.iteration_interval = iteration_interval
         self.config_file = executed_config(config_file) if config_file else None
         self.params = params or {}
         self.tags = tags or {}
@@ -127,6 +129,9 @@ class MLFlowRun(MLFlowHandler):
         """End the run as FINISHED."""
         super().close()
         atexit.unregister(self._fail)
+
+    def _is_due(self, engine: Engine, iteration: int) -> bool:
+        return iteration % self.iteration_interval == 0 or iteration % engine.state.epoch_length == 0
 
     def _default_epoch_log(self, engine: Engine) -> None:
         metrics = dict(scalars(engine.state.metrics))

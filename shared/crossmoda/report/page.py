@@ -145,11 +145,11 @@ def _figures(
         figures["overlays_cochlea"] = overlay_figure(cases, COCHLEA, 26.0, captions["cochlea"])
         if report.translations:
             figures["translations"] = translation_figure(_translation_panels(report))
-    runs = {f"translator {name}": folder for name, folder in report.translations.items()}
-    runs |= {f"segmenter {name}": folder for name, folder in report.systems.items()}
-    histories = {name: read_history(path) for name, folder in runs.items() if (path := _history(folder))}
-    if histories:
-        figures["curves"] = history_figure(histories)
+    for name, folders_of in (("curves_translators", report.translations), ("curves_segmenters", report.systems)):
+        paths = {run: _history(folder) for run, folder in folders_of.items()}
+        histories = {run: read_history(path) for run, path in paths.items() if path}
+        if histories:
+            figures[name] = history_figure(histories)
     return figures
 
 

@@ -104,10 +104,10 @@ def show(axes: Axes, volume: Volume, window: Window, outlines: Sequence[tuple[np
     """
     index = min(window.slice, volume.array.shape[2] - 1)
     image = volume.array[:, :, index].astype(np.float32)
-    low, high = np.percentile(volume.array[volume.array != volume.array.min()], (0.5, 99.7))
+    low, high = _grey_levels(volume, window, index)
     half = [edge / 2 / step for edge, step in zip(window.size, volume.spacing[:2], strict=True)]
     aspect = volume.spacing[1] / volume.spacing[0]
-    axes.imshow(image.T, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), origin="lower", aspect=aspect)
+    axes.imshow(image.T, cmap="gray", vmin=low, vmax=high, origin="lower", aspect=aspect)
     for mask, colour in outlines:
         if mask[:, :, index].any():
             axes.contour(mask[:, :, index].T.astype(float), levels=[0.5], colors=colour, linewidths=1.1)
@@ -118,6 +118,20 @@ def show(axes: Axes, volume: Volume, window: Window, outlines: Sequence[tuple[np
     axes.set_yticks([])
     for spine in axes.spines.values():
         spine.set_visible(False)
+
+
+def _grey_levels(volume: Volume, window: Window, index: int, least: float = 80.0) -> tuple[float, float]:
+    """Black and white from the tissue around the window, at least `least` mm wide, so that no far fat sets them."""
+    box = []
+    for axis in (0, 1):
+        half = max(window.size[axis], least) / 2 / volume.spacing[axis]
+        start = int(np.clip(window.centre[axis] - half, 0, volume.array.shape[axis] - 1))
+        box.append(slice(start, max(int(window.centre[axis] + half), start + 1)))
+    region = volume.array[box[0], box[1], index]
+    # Beyond the region that was translated or scanned, volumes are filled with their least value.
+    tissue = region[region > volume.array.min()]
+    low, high = np.percentile(tissue if tissue.size else region, (1, 99.7))
+    return float(low), max(float(high), float(low) + 1e-6)
 
 
 def overlay_figure(
@@ -163,12 +177,13 @@ def translation_figure(rows: Mapping[str, Sequence[tuple[str, Volume, Window, np
             if wanted, a mask to outline.
     """
     columns = max(map(len, rows.values()))
-    figure, grid = _grid(len(rows), columns, 3.2, 2.65)
+    figure, grid = _grid(len(rows), columns, 3.2, 2.5)
     for row, (kind, panels) in enumerate(rows.items()):
         for column, (case, volume, window, mask) in enumerate(panels):
             axes = grid[row][column]
             show(axes, volume, window, [] if mask is None else [(mask, TRUTH_COLOUR)])
-            axes.set_title(case, fontsize=8)
+            if case:
+                axes.set_title(case, fontsize=8)
             if column == 0:
                 axes.set_ylabel(kind, fontsize=10)
         for axes in grid[row][len(panels) :]:

@@ -134,7 +134,7 @@ def grade_table(systems: Mapping[str, Rows]) -> Table | None:
     header, table = ["system"], []
     for name, rows in systems.items():
         cells = [name]
-        header = ["system"]
+        header = ["system"]  # the same for each system, because all have the same cases
         for grade in grades:
             group = summarise([row for row in rows if str(row.get("koos", "")) == grade])
             header.append(f"{grade} (n = {group['all']['n']})")
