@@ -74,6 +74,13 @@ def report_input(run, **changes):
     return ReportInput(**values | changes)
 
 
+@pytest.fixture(scope="module")
+def written(run, tmp_path_factory):
+    """Folder of the whole report, and what was printed."""
+    folder = tmp_path_factory.mktemp("report")
+    return folder, write_report(report_input(run), folder)
+
+
 class Page(HTMLParser):
     """Collects tags and image sources."""
 
@@ -93,15 +100,15 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_whole_report(run, tmp_path):
-    text = write_report(report_input(run), tmp_path)
+def test_whole_report(written):
+    folder, text = written
     assert "adapted" in text
-    results = json.loads((tmp_path / "results.json").read_text())
+    results = json.loads((folder / "results.json").read_text())
     assert results["focus"] == "adapted"
     assert results["systems"]["oracle"]["all"]["dice"]["VS"]["mean"] == 1
     assert 0 < results["systems"]["adapted"]["gap_closed"]["dice"]["cochlea"] < 1
     assert results["facts"]["seed"] == "7"
-    html = (tmp_path / "index.html").read_text()
+    html = (folder / "index.html").read_text()
     page = Page()
     page.feed(html)
     assert page.open == []
@@ -110,7 +117,7 @@ def test_whole_report(run, tmp_path):
     assert all(source.startswith("data:image/png;base64,") for source in page.images)
     assert "Phantom &lt;only&gt;" in html
     assert f"{results['systems']['adapted']['all']['dice']['VS']['mean']:.3f} ±" in html
-    names = sorted(path.name for path in (tmp_path / "pictures").iterdir())
+    names = sorted(path.name for path in (folder / "pictures").iterdir())
     assert names == [
         "curves_segmenters.png",
         "curves_translators.png",
@@ -118,13 +125,14 @@ def test_whole_report(run, tmp_path):
         "overlays_cochlea.png",
         "translations.png",
     ]
-    markdown = (tmp_path / "results.md").read_text()
+    markdown = (folder / "results.md").read_text()
     assert markdown.startswith("Phantom <only>\n\n**Mean ± standard deviation over 3 cases")
 
 
-def test_overlay_shows_both_outlines(run, tmp_path):
-    write_report(report_input(run), tmp_path)
-    pixels = np.asarray(Image.open(tmp_path / "pictures" / "overlays_VS.png").convert("RGB")).reshape(-1, 3).astype(int)
+def test_overlay_shows_both_outlines(written):
+    pixels = (
+        np.asarray(Image.open(written[0] / "pictures" / "overlays_VS.png").convert("RGB")).reshape(-1, 3).astype(int)
+    )
     for colour in ((255, 212, 0), (255, 46, 136)):
         assert (np.abs(pixels - colour).max(axis=1) < 40).sum() > 50
 
