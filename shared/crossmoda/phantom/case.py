@@ -1,0 +1,91 @@
+"""One phantom case: subject, scan and labels, all from one seed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from monai.transforms import Randomizable
+
+from . import tissues as T
+from .geometry import rotation
+from .head import Head
+from .render import Renderer, Signals, tumour_signals
+from .scanner import acquire, plan_scan
+
+HETEROGENEOUS = {"ldn": 0.8, "etz": 1.5, "ukm": 1.0}  # Tilburg's tumours are the more heterogeneous ones
+
+
+@dataclass
+class Case:
+    """A finished case.
+
+    Attributes:
+        image: int16 (X, Y, Z).
+        parts: uint8: 1 extra-meatal VS, 2 intra-meatal VS, 3 cochlea.
+        parcels: uint8, see `anatomy.PARCELS`.
+        affine: voxel to RAS mm, 4x4.
+        facts: what is known of it (grade, side, volumes, cystic, protocol...), JSON-ready.
+    """
+
+    image: np.ndarray
+    parts: np.ndarray
+    parcels: np.ndarray
+    affine: np.ndarray
+    facts: dict
+
+
+class CaseSimulator(Randomizable):
+    """Simulates cases of one site, modality and preset; call `set_random_state(seed)` before each.
+
+    Args:
+        site: "ldn", "etz" or "ukm".
+        modality: "ceT1" or "hrT2".
+        preset: "demo" or "full".
+        noise: False leaves the scanner's part out (image = scaled noise-free signal as float32), for tests.
+    """
+
+    def __init__(self, site: str, modality: str, preset: str = "demo", noise: bool = True):
+        self.site, self.modality, self.preset, self.noise = site, modality, preset, noise
+
+    def __call__(self, grade: int, volume: float | None = None, tumour: bool = True) -> Case:
+        """Simulate one case.
+
+        Args:
+            grade: Koos grade 1-4.
+            volume: tumour volume in mL; None draws it from the grade's distribution.
+            tumour: False renders the same subject without it.
+
+        Returns:
+            The case.
+        """
+        R = self.R
+        side = 1 if R.rand() < 0.5 else -1
+        head = Head(R, grade, side, HETEROGENEOUS[self.site], volume, tumour)
+        pose = rotation(np.clip([5 * R.randn(), 2 * R.randn(), 3 * R.randn()], -8, 8))
+        shift = np.array([4, 8, 8]) * R.randn(3)
+        centre = pose @ ((head.ears[1].origin + head.ears[-1].origin) / 2) + shift
+        scan = plan_scan(R, self.site, self.modality, self.preset, centre, pose)
+        contrast = scan.protocol.contrast
+        table = scan.protocol.table(T.subject_tissues(R, contrast))
+        uptake = head.tumour.uptake
+        if not contrast:  # most hrT2 are taken before gadolinium, some after
+            uptake *= float(R.uniform(0.2, 0.6)) if R.rand() < 0.3 else 0.0
+        signals = Signals(table, tumour_signals(scan, uptake, float(1 + 0.04 * np.clip(R.randn(), -2, 2))))
+        image, labels = Renderer(head, scan, pose, shift, signals).render()
+        reference = float(table[T.WM if contrast else T.CSF])
+        pixels = acquire(R, image, scan, reference) if self.noise else (image / reference).numpy()
+        voxel = float(np.prod(scan.spacing)) / 1000
+        facts = {
+            "site": self.site,
+            "modality": self.modality,
+            "protocol": scan.protocol.name,
+            "koos": grade,
+            "side": "right" if side > 0 else "left",
+            "volume_ml": round(float(np.isin(labels.parts, (1, 2)).sum()) * voxel, 4),
+            "extra_meatal_ml": round(float((labels.parts == 1).sum()) * voxel, 4),
+            "cochleae_ml": round(float((labels.parts == 3).sum()) * voxel, 4),
+            "cystic": head.tumour.cystic,
+            "uptake": round(uptake, 3),
+        }
+        return Case(pixels, labels.parts, labels.parcels, scan.affine, facts)
