@@ -89,6 +89,7 @@ def overrides(data_list, output: Path, **more):
         "spacing": [0.8, 0.8, 1.7],
         "roi_size": [-1, -1, -1],
         "patch_size": [32, 32, 8],
+        "window_size": [32, 32, 8],
         "network_def::channels": [4, 4, 4, 4, 4],
         "threads": 1,
         "amp": False,  # see AutocastInferer for so small patches
@@ -185,7 +186,7 @@ def test_no_hash_in_any_value(name):
 
 def test_train_inference_and_evaluate_agree():
     configs = {name: ConfigParser.load_config_file(bundle_config(name)) for name in ("train", "inference", "evaluate")}
-    for name in ("spacing", "roi_size", "patch_size", "percentiles", "network_def"):
+    for name in ("spacing", "roi_size", "patch_size", "window_size", "percentiles", "network_def"):
         assert configs["train"][name] == configs["inference"][name] == configs["evaluate"][name], name
     # The same steps on the image, but for what concerns the label.
     on_images = []
@@ -254,7 +255,8 @@ def test_each_overlay_trains(overlays, data_list, tmp_path):
 
 
 def test_mixed_precision_trains(data_list, tmp_path):
-    run_in_process(["train"], train_overrides(data_list, tmp_path, amp=True, patch_size=[48, 48, 8], max_epochs=2))
+    values = {"amp": True, "patch_size": [48, 48, 8], "window_size": [48, 48, 8], "max_epochs": 2}
+    run_in_process(["train"], train_overrides(data_list, tmp_path, **values))
     assert all(torch.isfinite(weight).all() for weight in load(tmp_path / "model" / "model.pt").values())
 
 
