@@ -8,7 +8,7 @@ import torch
 from monai.networks.blocks.dynunet_block import UnetBasicBlock, UnetUpBlock
 from torch import nn
 
-from crossmoda.networks.init import init_normal
+from crossmoda.networks.init import init_kaiming
 from crossmoda.networks.padding import pad_to_multiple
 
 
@@ -31,7 +31,8 @@ class UNetDecoder(nn.Module):
             for deep, shallow in reversed(pairs)
         )
         self.output = nn.Conv2d(channels[0], out_channels, 1)
-        init_normal(self)
+        init_kaiming(self)
+        nn.init.normal_(self.output.weight, 0.0, 0.02)  # starts in the middle of tanh, and undecided between classes
 
     def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
         """Feature maps (B, channels[i], H / 2^i, W / 2^i) -> (B, out_channels, H, W)."""
@@ -46,7 +47,7 @@ class UNetGenerator(nn.Module):
 
     The paper gives "3-level U-net" and no more. Open, and chosen here: three stride-2 steps, 64 features at full
     resolution doubled at each step, two 3x3 convolutions with instance norm and LeakyReLU a level (MONAI's DynUNet
-    blocks), tanh. Slices whose sizes are no multiple of 2^levels are padded inside and cut back.
+    blocks and initialisation), tanh. Slices whose sizes are no multiple of 2^levels are padded inside and cut back.
 
     MONAI's own U-Nets do not give out their encoders' features.
 
@@ -70,8 +71,8 @@ class UNetGenerator(nn.Module):
             UnetBasicBlock(2, sizes[i], sizes[i + 1], 3, stride=1 if i == 0 else 2, norm_name="INSTANCE")
             for i in range(levels + 1)
         )
+        init_kaiming(self.encoder)
         self.decoder = UNetDecoder(self.feature_channels, out_channels)
-        init_normal(self)
 
     def encode(self, x: torch.Tensor) -> list[torch.Tensor]:
         """Feature maps from full resolution down, of slices (B, C, H, W) whose sizes `divisor` divides."""
