@@ -53,7 +53,6 @@ def test_save_best_keeps_the_best_across_a_resume(tmp_path):
         engine = Engine(lambda *_: None)
         handler.attach(engine)
 
-
         engine.state.metrics = {"dice": value}
         engine.state.key_metric_name = "dice"
         handler._save_if_better(engine)

@@ -19,7 +19,7 @@ import torch
 from scipy import ndimage
 
 from . import tissues as T
-from .geometry import Grid, ellipsoid, tube
+from .geometry import Grid, ellipsoid, smooth_noise, tube
 
 GRID = Grid((-100, -140, -130), (100, 122, 100), 1.0)
 
@@ -38,6 +38,7 @@ PARCELS = {
     11: "subarachnoid CSF",
 }
 BRAINSTEM = (1, 2, 3)
+PETROUS_FACE = -1.0  # |x| + y on the petrous bone's posterior face at the height of the canals, mm
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Atlas:
         outside: tissue ids valid outside it (bone, marrow, air, fat, muscle...).
         brainstem: signed distance (mm) to midbrain, pons and medulla; negative inside.
         parcels: parcellation ids (`PARCELS`).
+        texture: noise of unit variance and 3 mm scale, for the unevenness of real tissue.
     """
 
     wm: torch.Tensor
@@ -61,6 +63,7 @@ class Atlas:
     outside: np.ndarray
     brainstem: torch.Tensor
     parcels: np.ndarray
+    texture: torch.Tensor
 
 
 def _load_maps() -> dict[str, np.ndarray]:
@@ -175,14 +178,19 @@ def _intracranial(brain: np.ndarray, points: torch.Tensor) -> np.ndarray:
     """Signed distance to the intradural space: the brain with its sulci closed, a rim of CSF, and the cisterns."""
     near = ndimage.gaussian_filter((brain > 0.4).astype(np.float32), 2.0) > 0.42
     near = ndimage.binary_closing(near, iterations=4, structure=ndimage.generate_binary_structure(3, 1))
-    mask = ndimage.distance_transform_edt(~near) < 2.2
-    for side in (1, -1):
-        _paint_ball(mask, points, (side * 19.5, -23, -39), (7, 9, 11), 1)  # cerebello-pontine cistern
-        _paint_ball(mask, points, (side * 22, -32, -46), (7, 6, 7), 1)
+    away = ndimage.distance_transform_edt(~near)
+    mask = away < 1.7
+    # Cerebello-pontine cistern: up to the posterior face of the petrous bone, which runs at 45 degrees.
+    x, y = (GRID.axis(n).reshape([-1 if m == n else 1 for m in range(3)]) for n in range(2))
+    behind = (np.abs(x) + y < PETROUS_FACE) & (y < -12) & (y > -44) & (np.abs(x) > 5)
+    depth = np.interp(GRID.axis(2), [-62, -56, -50, -44, -32, -26], [0, 3.5, 7.5, 9.5, 9.5, 2])
+    mask |= behind & (away < depth)
     _paint_ball(mask, points, (0, -13, -40), (13, 7, 14), 1)  # prepontine cistern
     _paint_ball(mask, points, (0, -24, -54), (12, 8, 12), 1)  # premedullary
     _paint_ball(mask, points, (0, 2, -17), (14, 11, 8), 1)  # suprasellar
     _paint_ball(mask, points, (0, -58, -60), (14, 12, 9), 1)  # cisterna magna
+    for side in (1, -1):  # the petrous bone bulges into the middle fossa over the labyrinth
+        _paint_ball(mask, points, (side * 38, -19, -40), (11, 6.5, 8), 0)
     _paint_tube(mask, points, np.array([(0, -40, -56), (0, -44, -80), (0, -46, -130)]), 10.5, 1)  # spinal canal
     return _distance(mask)
 
@@ -328,7 +336,14 @@ def load_atlas() -> Atlas:
         outside=outside,
         brainstem=torch.from_numpy(_distance(brainstem)),
         parcels=_parcels(brain, brainstem, intracranial < 0),
+        texture=_texture(),
     )
+
+
+def _texture() -> torch.Tensor:
+    """Smooth noise on `GRID`; cubic B-splines have about a third of their nodes' standard deviation in 3D."""
+    noise = smooth_noise(np.random.RandomState(9), GRID, 3.0)[0]
+    return noise / noise.std()
 
 
 def _upsample(half: np.ndarray) -> np.ndarray:

@@ -71,7 +71,9 @@ class CaseSimulator(Randomizable):
         uptake = head.tumour.uptake
         if not contrast:  # most hrT2 are taken before gadolinium, some after
             uptake *= float(R.uniform(0.2, 0.6)) if R.rand() < 0.3 else 0.0
-        signals = Signals(table, tumour_signals(scan, uptake, float(1 + 0.04 * np.clip(R.randn(), -2, 2))))
+        tumour_table = tumour_signals(scan, uptake, float(1 + 0.04 * np.clip(R.randn(), -2, 2)))
+        roll = tuple(int(n) for n in R.randint(0, 40, 3))
+        signals = Signals(table, tumour_table, roll)
         image, labels = Renderer(head, scan, pose, shift, signals).render()
         reference = float(table[T.WM if contrast else T.CSF])
         pixels = acquire(R, image, scan, reference) if self.noise else (image / reference).numpy()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from .geometry import capsule, ellipsoid, smooth_min, torus, tube
+from .geometry import capsule, column, ellipsoid, smooth_min, torus, tube
 
 FUNDUS_MNI = (35.5, -26.0, -40.5)  # lateral end of the canal on the right side, read off the MNI152 skull base
 
@@ -50,7 +50,7 @@ class Ear:
     def _draw_labyrinth(self, R: np.random.RandomState) -> None:
         L = self.length
         self.cochlea_volume = float(np.clip(86 + 9 * R.randn(), 70, 108))
-        self.cochlea_centre = np.array([L + 2.6, 3.4, -0.6]) + 0.35 * R.randn(3)
+        self.cochlea_centre = np.array([L + 2.8, 2.6, -0.8]) + 0.35 * R.randn(3)
         axis = np.array([0.62, 0.76, -0.22]) + 0.06 * R.randn(3)
         self.cochlea_axis = axis / np.linalg.norm(axis)
         self.cochlea_size = float(1 + 0.04 * R.randn())
@@ -138,7 +138,7 @@ class Ear:
 
     def to_local(self, points: torch.Tensor) -> torch.Tensor:
         """Head points (3, ...) in the ear's frame, mm."""
-        rel = points - torch.from_numpy(self.origin).float().reshape(3, *[1] * (points.ndim - 1))
+        rel = points - column(self.origin, points)
         return (torch.from_numpy(self.frame).float() @ rel.reshape(3, -1)).reshape(points.shape)
 
     def to_head(self, local: np.ndarray) -> np.ndarray:
@@ -147,7 +147,7 @@ class Ear:
 
     def beyond_porus(self, points: torch.Tensor) -> torch.Tensor:
         """Signed distance to the porus plane: positive outside the canal (extra-meatal), mm."""
-        rel = points - torch.from_numpy(self.origin).float().reshape(3, *[1] * (points.ndim - 1))
+        rel = points - column(self.origin, points)
         return (torch.from_numpy(self.plane).float() @ rel.reshape(3, -1)).reshape(points.shape[1:])
 
     def place(self, origin: np.ndarray, outwards: np.ndarray, entry: np.ndarray) -> None:

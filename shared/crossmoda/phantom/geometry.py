@@ -93,7 +93,7 @@ def _cubic(values: np.ndarray, index: np.ndarray, axis: int) -> np.ndarray:
 
 def ellipsoid(points: torch.Tensor, centre: np.ndarray, radii: np.ndarray) -> torch.Tensor:
     """Approximate signed distance to an ellipsoid along the axes (exact for a sphere)."""
-    c, r = _column(centre, points), _column(radii, points)
+    c, r = column(centre, points), column(radii, points)
     q = (points - c) / r
     k0 = q.square().sum(0).sqrt()
     k1 = (q / r).square().sum(0).sqrt()
@@ -102,7 +102,7 @@ def ellipsoid(points: torch.Tensor, centre: np.ndarray, radii: np.ndarray) -> to
 
 def capsule(points: torch.Tensor, start: np.ndarray, end: np.ndarray, radius: float) -> torch.Tensor:
     """Signed distance to a segment of the given radius."""
-    a, axis = _column(start, points), _column(np.asarray(end, float) - np.asarray(start, float), points)
+    a, axis = column(start, points), column(np.asarray(end, float) - np.asarray(start, float), points)
     rel = points - a
     t = ((rel * axis).sum(0) / axis.square().sum(0).clamp_min(1e-9)).clamp(0, 1)
     return (rel - t * axis).square().sum(0).sqrt() - radius
@@ -120,8 +120,8 @@ def tube(points: torch.Tensor, line: np.ndarray, radius: float | np.ndarray) -> 
 def torus(points: torch.Tensor, centre: np.ndarray, normal: np.ndarray, radius: float, thick: float) -> torch.Tensor:
     """Signed distance to a torus of ring radius `radius` and tube radius `thick`."""
     n = np.asarray(normal, float) / np.linalg.norm(normal)
-    rel = points - _column(centre, points)
-    height = (rel * _column(n, points)).sum(0)
+    rel = points - column(centre, points)
+    height = (rel * column(n, points)).sum(0)
     planar = (rel.square().sum(0) - height.square()).clamp_min(0).sqrt()
     return ((planar - radius).square() + height.square()).sqrt() - thick
 
@@ -150,9 +150,10 @@ def apply(matrix: np.ndarray, points: torch.Tensor, shift: np.ndarray | None = N
     """`matrix @ points + shift` for points of shape (3, ...)."""
     m = torch.from_numpy(np.asarray(matrix)).float()
     out = (m @ points.reshape(3, -1)).reshape(points.shape)
-    return out if shift is None else out + _column(shift, points)
+    return out if shift is None else out + column(shift, points)
 
 
-def _column(vector: np.ndarray, like: torch.Tensor) -> torch.Tensor:
+def column(vector: np.ndarray, like: torch.Tensor) -> torch.Tensor:
+    """A vector (3,) as a float32 tensor that broadcasts against points `like` (3, ...)."""
     values = torch.from_numpy(np.asarray(vector, dtype=np.float64)).float()
     return values.reshape(3, *[1] * (like.ndim - 1))

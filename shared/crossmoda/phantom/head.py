@@ -134,11 +134,19 @@ class Head:
         """Open the cistern as far as the tumour needs it (up to a limit), then fit the tumour's size."""
         tumour = self.tumour
         if tumour.grade in (2, 3):
-            radius = (tumour.volume * 1000 * 0.75 / 4.19) ** (1 / 3)
-            wanted = {2: 1.7 * radius + 2.0, 3: 1.55 * radius}[tumour.grade]
+            radius = (tumour.volume * 1000 * 0.8 / 4.19) ** (1 / 3)
+            wanted = {2: 1.6 * radius + 2.0, 3: 1.5 * radius}[tumour.grade]
             opening = self.openings[self.side]
-            for amount, reach in ((0.25, 8), (0.32, 9), (0.4, 10), (0.46, 11), (0.5, 12), (0.52, 14)):
-                opening.amount, opening.reach = amount, float(reach)
+            away = np.array([-self.side, -1.0, 0.0]) / np.sqrt(2)
+            for amount, reach, shift in (
+                (0.3, 8, 0),
+                (0.36, 9, 1),
+                (0.42, 10, 2),
+                (0.46, 11, 3),
+                (0.5, 12, 4.5),
+                (0.5, 13, 6),
+            ):
+                opening.amount, opening.reach, opening.shift = amount, float(reach), shift * away
                 if self._site().distance >= wanted:
                     break
         tumour.fit(self._site())

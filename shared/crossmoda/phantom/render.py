@@ -46,10 +46,12 @@ class Signals:
     Attributes:
         table: signal per tissue id.
         tumour: signal of the tumour for a share of loose tissue of 0, 1/16, ... 1.
+        roll: voxels by which the atlas's texture is rolled, so that it differs between subjects.
     """
 
     table: np.ndarray
     tumour: torch.Tensor
+    roll: tuple[int, int, int] = (0, 0, 0)
 
 
 def tumour_signals(scan: Scan, uptake: float, tissue_spread: float = 1.0) -> torch.Tensor:
@@ -93,8 +95,11 @@ class Renderer:
         self.grid = Grid(tuple(start), tuple(start + size - 1), GRID.spacing)
         inside, outside = (table[torch.from_numpy(v[..., window]).int()] for v in (atlas.inside, atlas.outside))
         wm, gm = atlas.wm[..., window], atlas.gm[..., window]
+        texture = atlas.texture[..., window].roll(self.signals.roll, (0, 1, 2))
+        inside, outside = _soften(inside), _soften(outside) * (1 + 0.09 * texture)
         self.shell = torch.stack([inside, outside, atlas.intracranial[..., window]])
-        self.brain = torch.stack([wm * table[T.WM] + gm * table[T.GM], wm + gm])
+        tissue = (wm * table[T.WM] + gm * table[T.GM]) * (1 + 0.02 * texture)
+        self.brain = torch.stack([tissue, wm + gm])
         self.parcels = torch.from_numpy(atlas.parcels[..., window]).float()[None]
 
     def points(self, low: np.ndarray, high: np.ndarray, plane: int, through: int) -> torch.Tensor:
@@ -233,7 +238,7 @@ class Renderer:
     def _add_tumour(
         self, points: torch.Tensor, cranial: torch.Tensor, image: torch.Tensor, share: torch.Tensor
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor]:
-        tumour, ear = self.head.tumour, self.head.ears[self.head.side]
+        tumour = self.head.tumour
         depth = tumour.distance(points, cranial, self.head.brainstem(points))
         cover = fraction(depth, 0.3)
         loose, cyst = tumour.inside(points, depth)
@@ -244,8 +249,19 @@ class Renderer:
         signal = values[index] + (values[index + 1] - values[index]) * (position - lower)
         signal = signal + fraction(cyst, 0.5) * (float(self.signals.table[T.CYST]) - signal)
         image = image + cover * (signal - image)
-        outside = fraction(-ear.beyond_porus(points), 0.3)
-        return image, {"extra": cover * outside, "intra": cover * (1 - outside)}, share * (1 - cover)
+        meatal = fraction(tumour.in_canal(points), 0.3)
+        return image, {"extra": cover * (1 - meatal), "intra": cover * meatal}, share * (1 - cover)
+
+
+def _soften(values: torch.Tensor) -> torch.Tensor:
+    """Smooth a volume by (1, 2, 1)/4 along each axis, so that the atlas's labels show no 1 mm steps."""
+    for axis in range(3):
+        n = values.shape[axis]
+        out = values.clone()
+        inner, left, right = (out.narrow(axis, 1, n - 2), values.narrow(axis, 0, n - 2), values.narrow(axis, 2, n - 2))
+        inner.mul_(2).add_(left).add_(right).div_(4)
+        values = out
+    return values
 
 
 def _near(ear: Ear, points: torch.Tensor, function) -> torch.Tensor:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from .ear import Ear
-from .geometry import Grid, ellipsoid, fraction, smooth_min, smooth_noise
+from .geometry import Grid, column, ellipsoid, fraction, smooth_min, smooth_noise
 from .warp import Push
 
 # grade -> mean, standard deviation, lowest and highest volume in mL
@@ -35,6 +35,11 @@ def draw_volume(R: np.random.RandomState, grade: int) -> float:
         volume = float(np.exp(np.log(mean) - sigma**2 / 2 + sigma * R.randn()))
         if low <= volume <= high:
             return volume
+
+
+def _unit(field: torch.Tensor) -> torch.Tensor:
+    """A field scaled to unit standard deviation."""
+    return field / field.std().clamp_min(1e-6)
 
 
 @dataclass
@@ -75,12 +80,12 @@ class Tumour:
         self.ear, self.grade = ear, grade
         self.volume = draw_volume(R, grade) if volume is None else volume
         self.free_fundus = float(R.uniform(0.0, 2.5)) if grade > 1 or self.volume < 0.15 else 0.3
-        self.shape = np.array([1.0, R.uniform(0.95, 1.3), R.uniform(0.9, 1.15)])
+        self.shape = np.array([1.0, R.uniform(0.95, 1.35), R.uniform(0.9, 1.2)])
         self.penetration = {1: 0.0, 2: 0.0, 3: R.uniform(0.9, 1.8), 4: R.uniform(3.0, 5.0)}[grade]
-        self.lump_size = float(R.uniform(0.03, 0.09))
+        self.lump_size = float(R.uniform(0.10, 0.30))
         self.lumps = Grid((-32, -32, -32), (32, 32, 32), 2.0)
-        self.lump_field = smooth_noise(R, self.lumps, 8.0)
-        self.radius, self.widen = 0.0, 0.0
+        self.lump_field = _unit(smooth_noise(R, self.lumps, 9.0)) * 0.35
+        self.radius, self.widen, self.depth, self.depth_in_brainstem = 0.0, 0.0, 0.0, 0.0
         self.centre, self.axes, self.radii = np.array(ear.origin), np.eye(3), np.ones(3)
         self._draw_inside(R, heterogeneous)
 
@@ -90,12 +95,14 @@ class Tumour:
         weak = R.rand() < 0.12
         self.uptake = float(R.uniform(0.40, 0.65) if weak else np.clip(1.0 + 0.12 * R.randn(), 0.75, 1.25))
         size = np.clip(self.volume / 3.0, 0.15, 1.2)
-        self.mixture = float(heterogeneous * size * R.uniform(0.3, 0.9))
-        self.mixture_field = smooth_noise(R, self.lumps, R.uniform(4.0, 7.5))
+        self.mixture = float(heterogeneous * size * R.uniform(0.10, 0.32))
+        coarse = smooth_noise(R, self.lumps, R.uniform(5.0, 8.0))
+        field = _unit(coarse) + 0.35 * _unit(smooth_noise(R, self.lumps, 3.0))
+        self.mixture_field = field
         self.cyst_seeds = [(R.randn(3), R.uniform(0.28, 0.5), R.uniform(0.7, 1.3, 3)) for _ in range(R.randint(1, 4))]
 
     def _extra(self, points: torch.Tensor) -> torch.Tensor:
-        rel = points - torch.from_numpy(self.centre).float().reshape(3, *[1] * (points.ndim - 1))
+        rel = points - column(self.centre, points)
         local = (torch.from_numpy(self.axes).float() @ rel.reshape(3, -1)).reshape(points.shape)
         bumps = self.lumps.sample(self.lump_field, rel)[0]
         return ellipsoid(local, np.zeros(3), self.radii) - bumps * (self.lump_size * self.radius)
@@ -118,6 +125,9 @@ class Tumour:
         cone = torch.maximum(cone, outside - 1.5)
         whole = smooth_min(cone, self._extra(points), 2.0)
         whole = torch.maximum(whole, torch.minimum(canal, intracranial + 0.2))
+        # Not over the petrous ridge into the middle fossa.
+        ridge = ((points - column(self.ear.origin, points)) * column([self.ear.side, 1.0, 0.0], points)).sum(0)
+        whole = torch.maximum(whole, torch.minimum(canal, ridge / np.sqrt(2) - 3.5))
         if self.grade in GAP:
             whole = torch.maximum(whole, GAP[self.grade] - brainstem)
         return whole
@@ -133,7 +143,13 @@ class Tumour:
             return
         self.radii = self.shape * radius
         self.widen = float(np.clip(0.12 * (radius - 3), 0, 1.3))
-        reach = {2: min(site.distance - GAP[2] - 0.3, 1.55 * radius)}.get(self.grade, site.distance + self.penetration)
+        touching = site.distance + self.penetration
+        reach = {
+            2: min(site.distance - GAP[2] - 0.3, 1.55 * radius),
+            3: touching,
+            4: max(touching, 1.45 * radius),
+        }[self.grade]
+        self.depth_in_brainstem = reach - site.distance
         self.centre = self.ear.origin + site.direction * (reach - radius)
         first = site.direction
         second = np.cross([0, 0, 1.0], first)
@@ -153,13 +169,18 @@ class Tumour:
                 low = middle
         self._set_radius((low + high) / 2, site)
 
+    def in_canal(self, points: torch.Tensor) -> torch.Tensor:
+        """Signed distance to the intra-meatal part of space: in the (widened) canal and lateral of the porus plane."""
+        canal = self.ear.canal(self.ear.to_local(points), self.widen)
+        return torch.maximum(canal - 0.6, self.ear.beyond_porus(points))
+
     def push(self) -> Push | None:
         """How it displaces the brain; None while it is inside the canal."""
         if self.grade == 1:
             return None
         core = 0.55
         if self.grade == 4:
-            core = float(np.clip(1 - (self.penetration - 0.6) / self.radius, 0.3, 0.92))
+            core = float(np.clip(1 - (self.depth_in_brainstem - 0.6) / self.radius, 0.3, 0.92))
         return Push(self.centre, self.axes, self.radii, core)
 
     def inside(self, points: torch.Tensor, depth: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -173,7 +194,7 @@ class Tumour:
             Share of loose (Antoni B) tissue 0..1, and signed distance to its cysts (mm).
         """
         shape = points.shape[1:]
-        rel = points - torch.from_numpy(self.centre).float().reshape(3, *[1] * (points.ndim - 1))
+        rel = points - column(self.centre, points)
         loose = (0.12 + self.mixture * self.lumps.sample(self.mixture_field, rel)[0]).clamp(0, 1)
         cyst = torch.full(shape, 10.0)
         if self.cystic:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from .geometry import Grid, smooth_noise
+from .geometry import Grid, column, smooth_noise
 
 
 class Warp:
@@ -48,19 +48,23 @@ class Growth:
         centre: mm, head space.
         amount: relative growth at the centre, 0 to 0.6 (the map stays one-to-one).
         reach: standard deviation of the Gaussian that lets it fade, mm.
+        shift: by how much the tissue at the centre is moved besides, mm (x, y, z); well below `reach`.
     """
 
-    def __init__(self, centre: np.ndarray, amount: float, reach: float):
+    def __init__(self, centre: np.ndarray, amount: float, reach: float, shift: np.ndarray | None = None):
         if not 0 <= amount <= 0.6:
             raise ValueError(f"growth {amount} outside 0..0.6 folds space")
         self.centre, self.amount, self.reach = np.asarray(centre, float), amount, reach
+        self.shift = np.zeros(3) if shift is None else np.asarray(shift, float)
 
     def __call__(self, points: torch.Tensor) -> torch.Tensor:
         """Where the tissue now at `points` (3, ...) was before the growth."""
-        centre = torch.from_numpy(self.centre).float().reshape(3, *[1] * (points.ndim - 1))
+        centre = column(self.centre, points)
         rel = points - centre
         fade = torch.exp(-rel.square().sum(0) / (2 * self.reach**2))
-        return points - rel * (self.amount * fade)
+        shift = column(self.shift, points)
+        wide = torch.exp(-rel.square().sum(0) / (2 * (2 * self.reach) ** 2))
+        return points - rel * (self.amount * fade) - shift * wide
 
 
 class Push:
@@ -80,7 +84,7 @@ class Push:
 
     def __call__(self, points: torch.Tensor, weight: torch.Tensor | float = 1.0) -> torch.Tensor:
         """Where the tissue now at `points` (3, ...) was before; `weight` 0..1 scales the displacement."""
-        rel = points - torch.from_numpy(self.centre).float().reshape(3, *[1] * (points.ndim - 1))
+        rel = points - column(self.centre, points)
         unit = torch.from_numpy(self.axes / self.radii[:, None]).float() @ rel.reshape(3, -1)
         rho = unit.square().sum(0).sqrt().reshape(rel.shape[1:]).clamp_min(1e-3)
         slope = (self.outer - self.core) / (self.outer - 1)
