@@ -74,10 +74,10 @@ def test_vs_of_the_demo_survives_the_overlays_grid(phantom):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("grade", [1, 4])
-def test_vs_of_the_full_preset_survives_the_papers_grid(atlas, grade):
-    """Scans finer than the grid (0.5 mm in plane; Tilburg's 0.4 x 0.4 x 1.0 mm)."""
-    simulator = CaseSimulator("ldn" if grade == 1 else "etz", "hrT2", "full", noise=False)
+@pytest.mark.parametrize(("site", "grade"), [("ldn", 1), ("etz", 4)])
+def test_vs_of_the_full_preset_survives_the_papers_grid(atlas, site, grade):
+    """Scans finer than the grid in plane; Tilburg's slices (1 mm) besides, where nearest neighbours reach 0.967."""
+    simulator = CaseSimulator(site, "hrT2", "full", noise=False)
     simulator.set_random_state(grade)
     case = simulator(grade)
-    check(case.parts, case.affine, "train.yaml", nearest=True)
+    check(case.parts, case.affine, "train.yaml", nearest=site == "ldn")
