@@ -101,3 +101,10 @@ def test_torchscript_gives_the_same():
 def test_wrong_levels_are_refused():
     with pytest.raises(ValueError, match="levels"):
         UNet2d5(channels=(8, 16), num_2d_levels=2)
+
+
+def test_norm_is_chosen_by_monais_names():
+    norms = [m for m in UNet2d5(norm=("batch", {"momentum": 0.02})).modules() if isinstance(m, torch.nn.BatchNorm3d)]
+    assert len(norms) == 2 * 9  # five levels down, four up, two a block
+    assert {norm.momentum for norm in norms} == {0.02}
+    assert not any(isinstance(m, torch.nn.BatchNorm3d) for m in UNet2d5(norm="instance").modules())

@@ -5,6 +5,7 @@ from crossmoda.engines.checkpoint import ResumableRun, SaveBest, save_atomically
 from crossmoda.engines.epoch_line import EpochLine
 from crossmoda.engines.history import HistoryCsv, read_history
 from crossmoda.engines.image_pool import ImagePool
+from crossmoda.engines.mirror import MirrorInferer
 from crossmoda.engines.mlflow import MLFlowRun, end_parent_run, start_parent_run
 from crossmoda.engines.objectives import CycleGAN, CycleGANSegmenter, TranslationObjective
 from crossmoda.engines.schedules import linear_decay
@@ -21,6 +22,7 @@ __all__ = [
     "HistoryCsv",
     "ImagePool",
     "MLFlowRun",
+    "MirrorInferer",
     "ResumableRun",
     "SaveBest",
     "TranslationEvaluator",

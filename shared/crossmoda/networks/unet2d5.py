@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from monai.networks.layers.factories import Act, Conv, Norm, Pool
+from monai.networks.layers.factories import Act, Conv, Pool
+from monai.networks.layers.utils import get_norm_layer
 from torch import nn
 
 IN_PLANE = (3, 3, 1)
@@ -13,20 +14,23 @@ ISOTROPIC = (3, 3, 3)
 
 
 class ConvBlock(nn.Sequential):
-    """Two times convolution, batch norm, PReLU; keeps the spatial size.
+    """Two times convolution, normalisation, PReLU; keeps the spatial size.
 
     Args:
         in_channels: channels of the input.
         out_channels: channels of both convolutions.
         kernel_size: (3, 3, 1) for a 2D level, (3, 3, 3) for a 3D level.
+        norm: see `UNet2d5`.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: Sequence[int]) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: Sequence[int], norm: str | tuple = "batch"
+    ) -> None:
         layers: list[nn.Module] = []
         for channels in (in_channels, out_channels):
             layers += [
                 Conv["conv", 3](channels, out_channels, kernel_size, padding=_same_padding(kernel_size)),
-                Norm["batch", 3](out_channels),
+                get_norm_layer(norm, spatial_dims=3, channels=out_channels),
                 Act["prelu"](),
             ]
         super().__init__(*layers)
@@ -82,6 +86,7 @@ class UNet2d5(nn.Module):
         channels: channels of the levels, finest first.
         num_2d_levels: how many of the finest levels have 2D kernels and pooling.
         attention: False leaves the attention modules out.
+        norm: normalisation as MONAI names it, e.g. "instance" or ("batch", {"momentum": 0.02}).
     """
 
     def __init__(
@@ -91,6 +96,7 @@ class UNet2d5(nn.Module):
         channels: Sequence[int] = (16, 32, 48, 64, 80),
         num_2d_levels: int = 2,
         attention: bool = True,
+        norm: str | tuple = "batch",
     ) -> None:
         super().__init__()
         if len(channels) < 2 or not 0 <= num_2d_levels < len(channels):
@@ -101,13 +107,13 @@ class UNet2d5(nn.Module):
 
         inputs = [in_channels, *channels[:-1]]
         self.encoders = nn.ModuleList(
-            ConvBlock(n_in, n_out, kernel)
+            ConvBlock(n_in, n_out, kernel, norm)
             for n_in, n_out, kernel in zip(inputs[:-1], channels[:-1], kernels[:-1], strict=True)
         )
         self.pools = nn.ModuleList(Pool["max", 3](kernel_size=stride, stride=stride) for stride in strides)
         self.bottom = nn.Sequential(
             SpatialAttention(channels[-2], kernels[-1]) if attention else nn.Identity(),
-            ConvBlock(channels[-2], channels[-1], kernels[-1]),
+            ConvBlock(channels[-2], channels[-1], kernels[-1], norm),
         )
         self.ups = nn.ModuleList(
             Conv["convtrans", 3](channels[level + 1], channels[level], strides[level], stride=strides[level])
@@ -116,7 +122,7 @@ class UNet2d5(nn.Module):
         self.decoders = nn.ModuleList(
             nn.Sequential(
                 SpatialAttention(2 * channels[level], kernels[level]) if attention else nn.Identity(),
-                ConvBlock(2 * channels[level], channels[level], kernels[level]),
+                ConvBlock(2 * channels[level], channels[level], kernels[level], norm),
             )
             for level in reversed(range(len(strides)))
         )

@@ -1,0 +1,46 @@
+"""Averaging over mirror images at inference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+from typing import Any
+
+import torch
+from monai.inferers import Inferer
+
+
+class MirrorInferer(Inferer):
+    """Runs another inferer on the image and on its mirror images, and averages the outputs.
+
+    As nnU-Net does at inference: each combination of `axes` is mirrored, segmented, mirrored back, and the logits are
+    averaged. n axes cost 2^n passes. Only for networks trained with flips along these axes. MONAI has test-time
+    augmentation by random transforms (`TestTimeAugmentation`), not this.
+
+    Args:
+        inferer: the inferer to run, e.g. `SlidingWindowInferer`.
+        axes: spatial axes to mirror, 0 for the first after batch and channel; none runs the inferer as it is.
+    """
+
+    def __init__(self, inferer: Inferer, axes: Sequence[int] = ()) -> None:
+        super().__init__()
+        self.inferer = inferer
+        self.axes = tuple(axes)
+
+    def __call__(self, inputs: torch.Tensor, network: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Runs `network` on `inputs` and its mirror images.
+
+        Args:
+            inputs: images (B, C, ...).
+            network: network that returns one tensor with the same spatial axes.
+            args: handed to the inferer.
+            kwargs: handed to the inferer.
+
+        Returns:
+            The mean output.
+        """
+        mirrors = [c for n in range(len(self.axes) + 1) for c in combinations([axis + 2 for axis in self.axes], n)]
+        total = 0
+        for dims in mirrors:
+            total = total + torch.flip(self.inferer(torch.flip(inputs, dims), network, *args, **kwargs), dims)
+        return total / len(mirrors)
