@@ -137,6 +137,7 @@ def test_truth_goes_to_the_target_sections(tmp_path):
         "truth/training_target/crossmoda2022_etz_105_Label.nii.gz",
         "truth/validation/crossmoda2021_ldn_211_Label.nii.gz",
     )
+    (tmp_path / "truth" / "infos_target.csv").write_text("crossmoda_name,koos\ncrossmoda2022_etz_105,3\n")
     release = find_release(tmp_path)
     assert "truth/" not in json.dumps(release.sections)
     attach_truth(release, tmp_path / "truth")
@@ -144,6 +145,8 @@ def test_truth_goes_to_the_target_sections(tmp_path):
         "truth/training_target/crossmoda2022_etz_105_Label.nii.gz"
     )
     assert release.sections["target_validation"][0]["label"].endswith("crossmoda2021_ldn_211_Label.nii.gz")
+    assert release.sections["target_training"][0]["koos"] == 3
+    assert "koos" not in release.sections["target_validation"][0]
     assert release.faults == []
 
 

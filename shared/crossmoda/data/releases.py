@@ -84,7 +84,9 @@ def find_release(root: str | Path) -> Release:
         raise InputError(f"{root} holds the releases {names}: name the folder of one of them")
     layout, sections = present[0]
     release = Release(layout.name, sections, layout.label_map)
-    release.faults += _add_koos(release.sections["source_training"], folders)
+    release.faults += _add_koos(
+        release.sections["source_training"], [folder / INFOS for folder in folders if (folder / INFOS).is_file()]
+    )
     release.faults += _section_faults(release.sections, "{case}" + LABEL_SUFFIX)
     return release
 
@@ -124,8 +126,8 @@ def find_by_patterns(root: str | Path, images: Mapping[str, str], labels: Mappin
 def attach_truth(release: Release, folder: str | Path) -> None:
     """Attach `<case>_Label.nii.gz` files found anywhere below a folder to the target sections.
 
-    For an oracle's list and for evaluation, or for a data owner's own labels. Sections none of whose cases has a
-    label stay without.
+    Koos grades in `infos_*.csv` files there go with them. For an oracle's list and for evaluation, or for a data
+    owner's own labels. Sections none of whose cases has a label stay without.
 
     Args:
         release: changed in place; in a section that has some labels, a case without one is a fault.
@@ -136,12 +138,14 @@ def attach_truth(release: Release, folder: str | Path) -> None:
     """
     folder = _existing_folder(folder)
     label_of = {path.name.removesuffix(LABEL_SUFFIX): path for path in sorted(folder.rglob("*" + LABEL_SUFFIX))}
+    tables = sorted(folder.rglob("infos_*.csv"))
     attached = False
     for section in SECTIONS[1:]:
         items = release.sections[section]
         if not any(item["case"] in label_of for item in items):
             continue
         attached = True
+        release.faults += _add_koos(items, tables)
         for item in items:
             if item["case"] in label_of:
                 item["label"] = str(label_of[item["case"]])
@@ -177,10 +181,10 @@ def _item(image: Path, section: str, layout: Layout) -> Item:
     return item
 
 
-def _add_koos(items: list[Item], folders: list[Path]) -> list[str]:
-    """Add the grades of the infos CSV; returns faults. A case that is not in it has no grade."""
+def _add_koos(items: list[Item], tables: list[Path]) -> list[str]:
+    """Add the grades of infos CSV files; returns faults. A case that is not in them has no grade."""
     faults, grades = [], {}
-    for path in [folder / INFOS for folder in folders if (folder / INFOS).is_file()]:
+    for path in tables:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             if not {"crossmoda_name", "koos"} <= set(reader.fieldnames or ()):
