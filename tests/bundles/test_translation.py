@@ -25,6 +25,7 @@ TINY = {
     "n_blocks": 1,
     "levels": 2,
     "roi_size": [32, 32, -1],
+    "crop_size": [24, 32],
     "pixdim": [2.0, 2.0, 3.0],
     "epoch_slices": 4,
     "batch_size": 2,

@@ -122,3 +122,8 @@ def test_validation_slices_are_fixed_half_with_structures_at_equal_heights():
     for item in data:
         assert case_and_slice(item["source"])[1] == case_and_slice(item["target"])[1]
     assert torch.equal(data[3]["target"], data[3]["target"])
+
+
+def test_a_crop_beyond_the_slices_is_refused():
+    with pytest.raises(ValueError, match=r"crop_size \[12, 11\] is larger than the slices \[12, 10\]: lower it"):
+        dataset(crop_size=[12, 11])

@@ -56,6 +56,9 @@ class RandUnpairedSlice(Randomizable):
         crop_size: in-plane size (X, Y) of a random crop, at the same place in both; None takes the whole slice.
         flip_prob: probability of a left-right flip, for each slice on its own.
         seed: seed of the draws.
+
+    Raises:
+        ValueError: if `crop_size` exceeds the slices, or `structure_share` is set and no slice holds a structure.
     """
 
     def __init__(
@@ -79,6 +82,9 @@ class RandUnpairedSlice(Randomizable):
         self.structure_slices = [(i, z) for i, stack in enumerate(sources) for z in stack.structures]
         if structure_share and not self.structure_slices:
             raise ValueError("structure_share is set, but no source slice holds a label within the region of interest")
+        smallest = np.min([stack.image.shape[-2:] for stack in (*sources, *targets)], axis=0)
+        if crop_size and (np.asarray(crop_size) > smallest).any():
+            raise ValueError(f"crop_size {list(crop_size)} is larger than the slices {smallest.tolist()}: lower it")
         self.set_random_state(seed=seed)
 
     def __call__(self, _: Any = None) -> Batch:
