@@ -202,8 +202,16 @@ def test_train_inference_and_evaluate_agree():
         assert configs["evaluate"][name] == configs["inference"][name], name
 
 
-def test_network_fits_the_metadata():
+def test_network_fits_the_metadata(tmp_path):
     verify_net_in_out("network_def", config_file=bundle_config("inference"), meta_file=str(CONFIGS / "metadata.json"))
+    # and the check would notice
+    metadata = json.loads((CONFIGS / "metadata.json").read_text())
+    metadata["network_data_format"]["outputs"]["pred"]["num_channels"] += 1
+    (tmp_path / "metadata.json").write_text(json.dumps(metadata))
+    with pytest.raises(ValueError, match="channel"):
+        verify_net_in_out(
+            "network_def", config_file=bundle_config("inference"), meta_file=str(tmp_path / "metadata.json")
+        )
 
 
 def test_export_to_torchscript(trained, tmp_path):

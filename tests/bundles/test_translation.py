@@ -118,7 +118,9 @@ def config(*names):
 
 def test_metadata_follows_the_schema():
     schema = json.loads((ROOT / "tests" / "data" / "schemas" / "meta_schema_20240725.json").read_text())
-    jsonschema.validate(json.loads((CONFIGS / "metadata.json").read_text()), schema)
+    validator = jsonschema.validators.validator_for(schema)(schema)
+    faults = validator.iter_errors(json.loads((CONFIGS / "metadata.json").read_text()))
+    assert [fault.message for fault in faults] == []
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -152,13 +154,17 @@ def test_inference_properties(data_list, trained):
 
 
 @pytest.mark.parametrize("overlay", [[], ["methods/cyclegan.yaml"], ["methods/cyclegan_segmenter.yaml"]])
-def test_network_takes_and_gives_what_the_metadata_says(overlay):
-    verify_net_in_out(
-        net_id="network_def",
-        meta_file=str(CONFIGS / "metadata.json"),
-        config_file=[str(CONFIGS / name) for name in ("inference.yaml", *overlay)],
-        device="cpu",
-    )
+def test_network_takes_and_gives_what_the_metadata_says(overlay, tmp_path):
+    config_file = [str(CONFIGS / name) for name in ("inference.yaml", *overlay)]
+    verify_net_in_out("network_def", meta_file=str(CONFIGS / "metadata.json"), config_file=config_file, device="cpu")
+    # and the check would notice
+    metadata = json.loads((CONFIGS / "metadata.json").read_text())
+    metadata["network_data_format"]["outputs"]["pred"]["num_channels"] += 1
+    (tmp_path / "metadata.json").write_text(json.dumps(metadata))
+    with pytest.raises(ValueError, match="channel"):
+        verify_net_in_out(
+            "network_def", meta_file=str(tmp_path / "metadata.json"), config_file=config_file, device="cpu"
+        )
 
 
 def test_checkpoint_exports_to_torchscript(trained, tmp_path):
