@@ -1,15 +1,22 @@
 """Transforms and slice datasets that MONAI lacks."""
 
 from crossmoda.transforms.clahe import RandMultiDimensionalCLAHEd
+from crossmoda.transforms.crops import CentreShareCropd, FixedPatchCropd, PadToSquared, PercentileCentreCropd
 from crossmoda.transforms.elastic import RandControlPointElasticd
 from crossmoda.transforms.label_intensity import RandLabelIntensityd
+from crossmoda.transforms.slice_intensity import ScaleSliceIntensityd
 from crossmoda.transforms.unpaired_slices import RandUnpairedSlice, UnpairedSlices, ValidationSlices
 
 __all__ = [
+    "CentreShareCropd",
+    "FixedPatchCropd",
+    "PadToSquared",
+    "PercentileCentreCropd",
     "RandControlPointElasticd",
     "RandLabelIntensityd",
     "RandMultiDimensionalCLAHEd",
     "RandUnpairedSlice",
+    "ScaleSliceIntensityd",
     "UnpairedSlices",
     "ValidationSlices",
 ]
