@@ -73,6 +73,27 @@ def load_datalist(
     return items
 
 
+def read_sections(path: str | Path, names: Sequence[str] = SECTIONS) -> dict[str, list[Item]]:
+    """Read the sections that a datalist has, without looking at the files.
+
+    Args:
+        path: the datalist file.
+        names: the sections wanted; those that are absent or empty are left out.
+
+    Returns:
+        For each section its items with all their keys and absolute paths, in the order of the file.
+
+    Raises:
+        InputError: if the file can't be read, none of the sections has an item, or an item has no case or image.
+    """
+    content = _read_content(path)
+    present = [name for name in names if content.get(name)]
+    if not present:
+        raise InputError(f"{Path(path).absolute()} has no items in {', '.join(names)}: make it with make_datalist.py")
+    folder = Path(path).absolute().parent
+    return {name: [_absolute(item, folder) for item in _section(content, path, name)] for name in present}
+
+
 def label_map(path: str | Path) -> dict[int, int]:
     """How the classes in a datalist's label files become those of `crossmoda.labels`.
 
