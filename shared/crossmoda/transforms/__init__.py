@@ -4,12 +4,14 @@ from crossmoda.transforms.clahe import RandMultiDimensionalCLAHEd
 from crossmoda.transforms.crops import CentreShareCropd, FixedPatchCropd, PadToSquared, PercentileCentreCropd
 from crossmoda.transforms.elastic import RandControlPointElasticd
 from crossmoda.transforms.label_intensity import RandLabelIntensityd
+from crossmoda.transforms.non_local_means import NonLocalMeansd
 from crossmoda.transforms.slice_intensity import ScaleSliceIntensityd
 from crossmoda.transforms.unpaired_slices import RandUnpairedSlice, UnpairedSlices, ValidationSlices
 
 __all__ = [
     "CentreShareCropd",
     "FixedPatchCropd",
+    "NonLocalMeansd",
     "PadToSquared",
     "PercentileCentreCropd",
     "RandControlPointElasticd",
