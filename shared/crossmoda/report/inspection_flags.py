@@ -38,7 +38,6 @@ FEWEST_FOR_NOTE = 4
 RULES = {
     "leak": "the same voxels in two sections, or a case name of a training section in target_validation too",
     "duplicate": "the same voxels in two scans of a section, flipped or in another number type too",
-    "constant": "a scan of one value",
     "no_vs": "a label without VS",
     "no_cochlea": "a label without cochlea on a side (sides told by a span of 40 mm across the head)",
     "vs_volume": f"VS outside {VS_ML[0]}-{VS_ML[1]} mL ({VS_ML_2023[0]}-{VS_ML_2023[1]:g} mL in the 2023 release)",
@@ -131,9 +130,6 @@ def find_flags(records: Sequence[Record], is_2023: bool = False) -> tuple[list[l
 
 def _scan_flags(record: Record) -> Iterable[Flag]:
     x, y, z = (record[f"spacing_{axis}"] for axis in "xyz")
-    if record["q0"] == record["q100"]:
-        yield Flag("constant", f"all voxels are {record['q0']:g}")
-        return
     if record["oblique_degrees"] > OBLIQUE_DEGREES:
         yield Flag("oblique", f"axes are {record['oblique_degrees']:.0f} degrees off the patient's")
     if not (_within(x, IN_PLANE_MM) and _within(y, IN_PLANE_MM)):
@@ -179,8 +175,7 @@ def _double_flags(records: Sequence[Record]) -> Iterable[tuple[int, Flag]]:
     by_hash, by_case = defaultdict(list), defaultdict(list)
     for index, record in enumerate(records):
         by_case[record["case"]].append(index)
-        if record["q0"] != record["q100"]:  # empty scans are alike without being copies
-            by_hash[record["voxels_hash"]].append(index)
+        by_hash[record["voxels_hash"]].append(index)
     for group in by_hash.values():
         for index in group:
             for other in group:

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from crossmoda.labels import COCHLEA, VS
 from crossmoda.report.pictures import LINE_COLOURS, Volume, Window, roi_window, show
@@ -24,6 +25,8 @@ PANEL_INCHES = (1.8, 1.35)
 ASPECT = PANEL_INCHES[0] / PANEL_INCHES[1]
 CLOSE_UP_MM = (110.0, 110.0 / ASPECT)
 BARE = "no site"
+SITE_COLOURS = LINE_COLOURS[:1] + LINE_COLOURS[2:]  # without the red, which the rings of outliers are near to
+LEAST_SPAN = 0.1  # of the middle: equal values are not to be spread over an axis of rounding errors
 
 # Column, title, logarithmic
 STRIPS = (
@@ -66,7 +69,9 @@ def thumbnail(scan: Volume, label: Volume | None) -> bytes:
         single = Volume(turned.array[:, :, window.slice, None], turned.spacing)
         show(axes, single, Window(0, window.centre, window.size), outlines)
     content = BytesIO()
-    figure.savefig(content, format="jpeg", facecolor="black", pil_kwargs={"quality": 78})
+    figure.savefig(
+        content, format="jpeg", facecolor="black", pil_kwargs={"quality": 78, "subsampling": 0}
+    )  # keeps outlines sharp
     return content.getvalue()
 
 
@@ -80,12 +85,13 @@ def site_figure(records: Sequence[Record]) -> Figure:
         for place, site in enumerate(sites):
             y = row * (len(sites) + 1) + place
             count = counts[section, site]
-            axes.barh(y, count, color=LINE_COLOURS[place % len(LINE_COLOURS)], height=0.85)
+            axes.barh(y, count, color=SITE_COLOURS[place % len(SITE_COLOURS)], height=0.85)
             axes.text(count, y, f" {count} {site}", va="center", fontsize=8)
         ticks.append(row * (len(sites) + 1) + (len(sites) - 1) / 2)
     axes.set_yticks(ticks, sections, fontsize=9)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.15 * max(counts.values()))
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.set_xlabel("cases", fontsize=9)
     _tidy(axes)
     return figure
@@ -104,11 +110,10 @@ def strip_figure(records: Sequence[Record]) -> Figure:
     for axes, (key, title, logarithmic) in zip(grid.flat, strips, strict=False):
         for place, row in enumerate(rows):
             own = [record for record in records if (record["section"], record["site"] or BARE) == row]
-            _strip(axes, own, key, place, LINE_COLOURS[sites.index(row[1]) % len(LINE_COLOURS)])
+            own = [record for record in own if _drawable(record, key, logarithmic)]
+            _strip(axes, own, key, place, SITE_COLOURS[sites.index(row[1]) % len(SITE_COLOURS)])
         axes.set_title(title, fontsize=9)
-        values = [record[key] for record in records if record.get(key)]
-        if logarithmic and values and min(values) > 0:
-            axes.set_xscale("log")
+        _scale(axes, [record[key] for record in records if _drawable(record, key, logarithmic)], logarithmic)
         axes.set_yticks(range(len(rows)), [f"{section}, {site}" for section, site in rows], fontsize=8)
         axes.set_ylim(len(rows) - 0.4, -0.6)
         _tidy(axes)
@@ -121,17 +126,39 @@ def strip_figure(records: Sequence[Record]) -> Figure:
 
 def _strip(axes: Axes, records: Sequence[Record], key: str, place: int, colour: str) -> None:
     """One row of points; equal values are spread up and down in a fixed order."""
-    shown = [record for record in records if record.get(key)]
-    spread = [0.3 * math.sin(2.4 * index) for index in range(len(shown))]  # even, and the same in every run
-    values = [record[key] for record in shown]
-    heights = [place + shift for shift in spread]
+    values = [record[key] for record in records]
+    # even, and the same in every run
+    heights = [place + 0.3 * math.sin(2.4 * index) for index in range(len(records))]
     axes.scatter(values, heights, s=13, color=colour, alpha=0.65, linewidths=0)
-    ringed = [index for index, record in enumerate(shown) if record["outlier"]]
+    ringed = [index for index, record in enumerate(records) if record["outlier"]]
     axes.scatter(
         [values[index] for index in ringed],
         [heights[index] for index in ringed],
         **{"s": 34, "facecolors": "none", "edgecolors": OUTLIER_COLOUR, "linewidths": 1.2},
     )
+
+
+def _drawable(record: Record, key: str, logarithmic: bool) -> bool:
+    value = record.get(key)
+    return value is not None and (value > 0 or not logarithmic)
+
+
+def _scale(axes: Axes, values: Sequence[float], logarithmic: bool) -> None:
+    """Limits with a margin, and few ticks in plain numbers."""
+    if not values:
+        return
+    low, high = min(values), max(values)
+    if logarithmic:
+        axes.set_xscale("log")
+        axes.set_xlim(low / 1.4, high * 1.4)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        return
+    middle = (low + high) / 2
+    half = max(0.55 * (high - low), LEAST_SPAN / 2 * abs(middle), 1e-9)
+    axes.set_xlim(middle - half, middle + half)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.ticklabel_format(axis="x", useOffset=False)
 
 
 def _permuted(volume: Volume, order: tuple[int, int, int]) -> Volume:
