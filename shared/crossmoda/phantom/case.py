@@ -43,10 +43,25 @@ class CaseSimulator(Randomizable):
         modality: "ceT1" or "hrT2".
         preset: "demo" or "full".
         noise: False leaves the scanner's part out (image = scaled noise-free signal as float32), for tests.
+        deform: False leaves the subject's smooth deformation out, so that the pose alone maps the atlas to the scan.
+        coarsen: see `plan_scan`.
+
+    Attributes:
+        head: the subject of the last case.
     """
 
-    def __init__(self, site: str, modality: str, preset: str = "demo", noise: bool = True):
-        self.site, self.modality, self.preset, self.noise = site, modality, preset, noise
+    def __init__(
+        self,
+        site: str,
+        modality: str,
+        preset: str = "demo",
+        noise: bool = True,
+        deform: bool = True,
+        coarsen: int = 1,
+    ):
+        self.site, self.modality, self.preset = site, modality, preset
+        self.noise, self.deform, self.coarsen = noise, deform, coarsen
+        self.head: Head | None = None
 
     def __call__(self, grade: int, volume: float | None = None, tumour: bool = True) -> Case:
         """Simulate one case.
@@ -61,11 +76,12 @@ class CaseSimulator(Randomizable):
         """
         R = self.R
         side = 1 if R.rand() < 0.5 else -1
-        head = Head(R, grade, side, HETEROGENEOUS[self.site], volume, tumour)
+        head = Head(R, grade, side, HETEROGENEOUS[self.site], volume, tumour, self.deform)
+        self.head = head
         pose = rotation(np.clip([5 * R.randn(), 2 * R.randn(), 3 * R.randn()], -8, 8))
         shift = np.array([4, 8, 8]) * R.randn(3)
         centre = pose @ ((head.ears[1].origin + head.ears[-1].origin) / 2) + shift
-        scan = plan_scan(R, self.site, self.modality, self.preset, centre, pose)
+        scan = plan_scan(R, self.site, self.modality, self.preset, centre, pose, self.coarsen)
         contrast = scan.protocol.contrast
         table = scan.protocol.table(T.subject_tissues(R, contrast))
         uptake = head.tumour.uptake
@@ -89,5 +105,7 @@ class CaseSimulator(Randomizable):
             "cochleae_ml": round(float((labels.parts == 3).sum()) * voxel, 4),
             "cystic": head.tumour.cystic,
             "uptake": round(uptake, 3),
+            # head space (the atlas's mm, but for the subject's deformation) -> scanner coordinates (RAS mm)
+            "pose": np.vstack([np.column_stack([pose, shift]), [0, 0, 0, 1]]).round(9).tolist(),
         }
         return Case(pixels, labels.parts, labels.parcels, scan.affine, facts)

@@ -41,6 +41,7 @@ class Head:
         heterogeneous: see `Tumour`.
         volume: tumour volume in mL; None draws it.
         tumour: False leaves the tumour out (same subject otherwise), for tests of displacement.
+        deform: False leaves the subject's smooth deformation out: away from ears and tumour the head is the atlas's.
     """
 
     def __init__(
@@ -51,9 +52,10 @@ class Head:
         heterogeneous: float = 1.0,
         volume: float | None = None,
         tumour: bool = True,
+        deform: bool = True,
     ):
         self.atlas = load_atlas()
-        self.warp = Warp(R)
+        self.warp = Warp(R) if deform else Warp(R, amplitude=0.0, resize=False)
         self.ears = {s: Ear(R, s) for s in (1, -1)}
         self.side = side
         self.growths, self.openings = [], {}

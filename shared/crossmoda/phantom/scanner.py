@@ -67,7 +67,13 @@ def _matrix(R: np.random.RandomState, site: str, modality: str, preset: str) -> 
 
 
 def plan_scan(
-    R: np.random.RandomState, site: str, modality: str, preset: str, centre: np.ndarray, head: np.ndarray
+    R: np.random.RandomState,
+    site: str,
+    modality: str,
+    preset: str,
+    centre: np.ndarray,
+    head: np.ndarray,
+    coarsen: int = 1,
 ) -> Scan:
     """Draw one scan's protocol, grid and quality.
 
@@ -78,11 +84,14 @@ def plan_scan(
         preset: "demo" or "full".
         centre: point between the two internal auditory canals in scanner coordinates, mm.
         head: pose matrix; an operator aligns the slices with the head, though not exactly.
+        coarsen: pixels along each in-plane axis that become one; the field of view stays (for tests of geometry).
 
     Returns:
         The scan.
     """
     shape, spacing = _matrix(R, site, modality, preset)
+    shape = (shape[0] // coarsen, shape[1] // coarsen, shape[2])
+    spacing = (spacing[0] * coarsen, spacing[1] * coarsen, spacing[2])
     ce = modality == "ceT1"
     kind = site if site != "ukm" else str(R.choice(["ldn", "etz"]))
     protocol = {

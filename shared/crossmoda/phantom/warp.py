@@ -19,11 +19,14 @@ class Warp:
         R: source of randomness.
         amplitude: standard deviation of the displacement's nodes, mm.
         scale: distance of the nodes, mm.
+        resize: False leaves the scaling out; with amplitude 0 the map is then the identity (the draws stay the same).
     """
 
-    def __init__(self, R: np.random.RandomState, amplitude: float = 2.6, scale: float = 42.0):
+    def __init__(self, R: np.random.RandomState, amplitude: float = 2.6, scale: float = 42.0, resize: bool = True):
         self.grid = Grid((-116, -156, -146), (116, 136, 116), 4.0)
         self.size = np.clip(1 + 0.03 * R.randn(3), 0.94, 1.06) * np.clip(1 + 0.02 * R.randn(), 0.96, 1.04)
+        if not resize:
+            self.size = np.ones(3)
         field = amplitude * smooth_noise(R, self.grid, scale, channels=3)
         axes = self.grid.points()
         self.field = field + axes * torch.from_numpy(1 / self.size - 1).float().reshape(3, 1, 1, 1)
