@@ -18,7 +18,9 @@ from crossmoda.errors import InputError
 
 def volume(path, value=1.0, dtype=np.float32):
     path.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(nib.Nifti1Image(np.full((6, 5, 4), value, dtype), np.eye(4)), path)
+    array = np.full((6, 5, 4), value, dtype)
+    array[0] = 0
+    nib.save(nib.Nifti1Image(array, np.eye(4)), path)
     return str(path)
 
 

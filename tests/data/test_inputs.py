@@ -7,7 +7,7 @@ from crossmoda.errors import InputError
 
 
 def volume(path):
-    nib.save(nib.Nifti1Image(np.ones((6, 5, 4), np.float32), np.eye(4)), path)
+    nib.save(nib.Nifti1Image(np.arange(120, dtype=np.float32).reshape(6, 5, 4), np.eye(4)), path)
     return path
 
 

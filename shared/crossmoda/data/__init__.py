@@ -1,4 +1,4 @@
-"""Data on disk: data lists, their validation, splitting, inputs of an inference, and writing of results."""
+"""Data on disk: DICOM series, data lists, validation, splitting, inputs of an inference, writing of results."""
 
 from crossmoda.data.datalist import (
     SECTIONS,
@@ -6,12 +6,14 @@ from crossmoda.data.datalist import (
     label_map_or_exit,
     load_datalist,
     load_datalist_or_exit,
+    read_sections,
     replace_images,
     replace_images_or_exit,
     split_cases,
     split_cases_or_exit,
     write_datalist,
 )
+from crossmoda.data.dicom import convert_series, is_series, read_series
 from crossmoda.data.inputs import case_name, input_items, input_items_or_exit, site_of
 from crossmoda.data.releases import find_by_patterns, find_release
 from crossmoda.data.validation import (
@@ -34,11 +36,13 @@ __all__ = [
     "case_name",
     "check_item",
     "check_same_grid",
+    "convert_series",
     "find_by_patterns",
     "find_faults",
     "find_release",
     "input_items",
     "input_items_or_exit",
+    "is_series",
     "item_faults",
     "label_map",
     "label_map_or_exit",
@@ -46,6 +50,8 @@ __all__ = [
     "load_datalist_or_exit",
     "read_header",
     "read_label",
+    "read_sections",
+    "read_series",
     "read_volume",
     "replace_images",
     "replace_images_or_exit",

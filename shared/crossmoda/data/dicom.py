@@ -23,7 +23,7 @@ from crossmoda.errors import InputError
 
 POSITION_TOLERANCE = 0.05  # of the distance between slices: rounding is far below it, a missing slice is 1.0
 DIRECTION_TOLERANCE = 1e-3  # of a direction cosine; scanners write six digits
-MAX_TILT_DEGREES = 1.0  # between the slices' normal and the line through their positions; as in `validation`
+MAX_TILT_DEGREES = 1.0  # between the normal and the line through the positions; also the limit of shear in NIfTI
 
 _MAGIC = b"DICM"
 _MAGIC_OFFSET = 128

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
 import os
-import zlib
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,11 +10,11 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
-import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
 from tqdm import tqdm
 
+from crossmoda.data.dicom import is_series, read_series
+from crossmoda.data.nifti import check_affine, open_nifti, read_voxels
 from crossmoda.errors import InputError
 from crossmoda.labels import CLASS_NAMES
 
@@ -26,8 +24,7 @@ Check = Literal["full", "header", "none"]
 # Rounding in qform quaternions moves corners of a 512 x 512 x 160 volume by some thousandths of a voxel.
 GRID_TOLERANCE = 0.1
 
-_DAMAGED = "is damaged or truncated: copy it again"
-_READ_ERRORS = (EOFError, OSError, zlib.error, ValueError, gzip.BadGzipFile)
+LARGEST_VALUE = float(np.finfo(np.float32).max)  # all stages compute in float32
 
 
 @dataclass(frozen=True)
@@ -57,17 +54,17 @@ def read_header(path: str | Path) -> Header:
         path: a `.nii` or `.nii.gz` file.
 
     Raises:
-        InputError: if the file is missing, not a NIfTI file, damaged, not 3D, or without a usable affine.
+        InputError: if the file is missing, may not be read, is not a NIfTI file, damaged, not 3D, not of plain
+            numbers, or without a usable affine (see `crossmoda.data.nifti.check_affine`).
     """
     path = Path(os.path.abspath(path))
-    image = _open(path)
+    image = open_nifti(path)
     shape = tuple(int(size) for size in image.shape)
     if len(shape) != 3 or min(shape) < 2:
         raise InputError(f"{path} has shape {shape}, a 3D volume is needed: {_dimension_mend(shape)}")
-    header = Header(path, shape, np.asarray(image.affine, dtype=float))
-    if not np.isfinite(header.affine).all() or min(header.spacing) <= 0 or _is_singular(header.affine):
-        raise InputError(f"{path} has no usable affine (voxel size {header.spacing}): convert it again from DICOM")
-    return header
+    affine = np.asarray(image.affine, dtype=float)
+    check_affine(path, affine)
+    return Header(path, shape, affine)
 
 
 def read_volume(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
@@ -83,15 +80,13 @@ def read_volume(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
         InputError: as `read_header`, and if the voxels can't be read or are not all finite.
     """
     header = read_header(path)
-    try:
-        array = _read_voxels(header.path)
-    except _READ_ERRORS:
-        raise InputError(f"{header.path} {_DAMAGED}") from None
+    array = read_voxels(header.path)
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         count = int((~np.isfinite(array)).sum())
         raise InputError(f"{header.path} has {count} voxels that are NaN or infinite: replace them or leave it out")
-    if array.dtype.kind not in "iufb":
-        raise InputError(f"{header.path} has voxels of type {array.dtype}: a volume of plain numbers is needed")
+    largest = max(abs(float(array.min())), abs(float(array.max())))
+    if largest > LARGEST_VALUE:
+        raise InputError(f"{header.path} has voxels as large as {largest:.3g}: correct the scaling in its header")
     return array, header.affine
 
 
@@ -132,7 +127,10 @@ def same_grid(first: Header, second: Header) -> bool:
 
 def check_same_grid(path: str | Path, reference: str | Path) -> None:
     """Raise `InputError` if the volume at `path` does not lie on the grid of the one at `reference`."""
-    first, second = read_header(path), read_header(reference)
+    _check_same_grid(read_header(path), read_header(reference))
+
+
+def _check_same_grid(first: Header, second: Header) -> None:
     if same_grid(first, second):
         return
     if first.shape != second.shape:
@@ -147,42 +145,47 @@ def item_faults(
     require_label: bool = False,
     check: Check = "full",
     allowed_labels: Collection[int] = tuple(CLASS_NAMES),
+    allow_dicom: bool = False,
 ) -> list[str]:
     """Validate the files of one datalist item.
 
     Args:
         item: with absolute paths under `image` and, as far as present, `label` and `parcellation`.
-        require_label: whether a missing `label` is a fault.
+        require_label: whether a missing `label`, or one of background alone, is a fault.
         check: `full` reads every voxel, `header` reads headers only, `none` does nothing.
         allowed_labels: class numbers that the label may hold.
+        allow_dicom: whether the image may be a folder with a DICOM series; it is read whole, to be sure of its grid.
 
     Returns:
         One line for each fault.
     """
     faults = []
 
-    def passes(function: Callable[..., Any], *args: Any) -> bool:
+    def attempt(function: Callable[..., Any], *args: Any) -> Any:
         try:
-            function(*args)
+            return function(*args)
         except InputError as error:
             faults.append(str(error))
-            return False
-        return True
+            return None
 
     if require_label and not item.get("label"):
         faults.append(f"{item['image']} has no label: put its label map beside it, or take another section")
     if check == "none":
         return faults
-    image_is_good = passes(read_header, item["image"])
-    if image_is_good and check == "full":
-        passes(read_volume, item["image"])
+    series = allow_dicom and is_series(item["image"])
+    header = attempt(_read_series_header if series else read_header, item["image"])
+    if header and check == "full" and not series:
+        attempt(_read_image, item["image"])
     for key in ("label", "parcellation"):
-        if not item.get(key) or not passes(read_header, item[key]):
+        own = attempt(read_header, item[key]) if item.get(key) else None
+        if not own:
             continue
-        if image_is_good:
-            passes(check_same_grid, item[key], item["image"])
-        if check == "full":
-            passes(*((read_label, item[key], allowed_labels) if key == "label" else (read_volume, item[key])))
+        if header:
+            attempt(_check_same_grid, own, header)
+        if check == "full" and key == "label":
+            attempt(_read_item_label, item[key], allowed_labels, require_label)
+        elif check == "full":
+            attempt(read_volume, item[key])
     return faults
 
 
@@ -204,6 +207,7 @@ def find_faults(
     allowed_labels: Collection[int] = tuple(CLASS_NAMES),
     progress: bool = True,
     threads: int | None = None,
+    allow_dicom: bool = False,
 ) -> list[list[str]]:
     """Validate many items at a time, in threads (unpacking gzip leaves Python's lock free).
 
@@ -214,13 +218,14 @@ def find_faults(
         allowed_labels: as in `check_item`.
         progress: whether to show a bar (only on a terminal).
         threads: readers at a time; None takes the number of cores, at most 8.
+        allow_dicom: as in `item_faults`.
 
     Returns:
         For each item its faults, see `item_faults`.
     """
 
     def faults(item: dict[str, Any]) -> list[str]:
-        return item_faults(item, require_label, check, allowed_labels)
+        return item_faults(item, require_label, check, allowed_labels, allow_dicom)
 
     # disable=None: no bar in a log file or a pipe
     bar = {"desc": "Checking scans", "unit": "case", "total": len(items), "leave": False}
@@ -235,42 +240,31 @@ def raise_first(faults: Sequence[Sequence[str]]) -> None:
         raise InputError(lines[0] + (f" (and {len(lines) - 1} more such faults)" if len(lines) > 1 else ""))
 
 
-def _open(path: Path) -> nib.Nifti1Image:
-    if not path.exists():
-        raise InputError(f"{path} is missing: correct the path, or copy the file there")
-    if path.is_dir():
-        raise InputError(f"{path} is a folder: a .nii.gz file is needed")
-    try:
-        image = nib.load(path)
-    except (ImageFileError, nib.spatialimages.HeaderDataError):
-        raise InputError(_unreadable(path)) from None
-    except _READ_ERRORS:
-        raise InputError(f"{path} {_DAMAGED}") from None
-    if not isinstance(image, nib.Nifti1Image):  # Nifti2Image is a subclass
-        raise InputError(f"{path} is not a NIfTI file: convert it to .nii.gz")
-    return image
+def _read_image(path: str | Path) -> None:
+    array, _ = read_volume(path)
+    _check_signal(path, array)
 
 
-def _read_voxels(path: Path) -> np.ndarray:
-    """Read the voxels and, unlike nibabel alone, the checksum that ends a gzip file: it tells damage in the middle."""
-    image = nib.load(path)
-    if path.name.endswith(".gz"):
-        image = type(image).from_bytes(gzip.decompress(path.read_bytes()))
-    return np.asanyarray(image.dataobj)
+def _read_series_header(folder: str | Path) -> Header:
+    array, affine = read_series(folder)
+    _check_signal(folder, array)
+    return Header(Path(folder), array.shape, affine)
 
 
-def _unreadable(path: Path) -> str:
-    """Tell a file cut off within its header from one that never was NIfTI (nibabel raises the same error)."""
-    if not path.name.endswith((".nii", ".nii.gz")):
-        return f"{path} is not a NIfTI file: convert it to .nii.gz"
-    return f"{path} {_DAMAGED} (or it is no NIfTI file: convert it to .nii.gz)"
+def _check_signal(path: str | Path, array: np.ndarray) -> None:
+    if array.min() == array.max():
+        raise InputError(f"{path} has no signal (all voxels are {array.flat[0]:g}): export it again, or leave it out")
+
+
+def _read_item_label(path: str | Path, allowed: Collection[int], required: bool) -> None:
+    label, _ = read_label(path, allowed)
+    if required and not label.any():
+        raise InputError(f"{path} is an empty label (background alone): draw the structures, or leave the case out")
 
 
 def _dimension_mend(shape: tuple[int, ...]) -> str:
+    if 0 in shape:
+        return "it is empty, convert it again"
     if len(shape) < 3 or (len(shape) == 3 and min(shape) < 2):
         return "join the slices of the series into one volume"
     return "split the series and give one volume of it"
-
-
-def _is_singular(affine: np.ndarray) -> bool:
-    return abs(np.linalg.det(affine[:3, :3])) < 1e-9
