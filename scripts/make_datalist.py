@@ -21,6 +21,8 @@ relative to ROOT, with {case} where the case's name stands ({site} and * may be 
   make_datalist.py /data --source_images 'T1/{case}_T1.nii.gz' --source_labels 'T1/{case}_mask.nii.gz' \\
                          --target_images 'T2/{case}.nii.gz'
 
+A pattern may also match folders with one DICOM series each ('T2/{case}'); scripts/prepare.py converts them.
+
 Every file is read: missing, damaged, not 3D, not finite, unknown label values, or a label on another grid than its
 scan. All faults are listed, one line each; nothing is written then, and the exit code is 2.
 """
@@ -67,7 +69,7 @@ def validate(release: Release, arguments: argparse.Namespace) -> list[str]:
     allowed = tuple(release.label_map or CLASS_NAMES)
     for section, items in release.sections.items():
         labelled = section == "source_training" or any("label" in item for item in items)
-        found = find_faults(items, False, arguments.check, allowed, threads=arguments.threads)
+        found = find_faults(items, False, arguments.check, allowed, threads=arguments.threads, allow_dicom=True)
         faults += [line for lines in found for line in lines]
         cases: set[str] = set()
         good = []

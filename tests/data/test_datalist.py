@@ -9,6 +9,7 @@ from crossmoda.data import (
     label_map,
     load_datalist,
     load_datalist_or_exit,
+    read_sections,
     replace_images,
     split_cases,
     write_datalist,
@@ -65,6 +66,32 @@ def test_malformed_list(tmp_path, text):
     (tmp_path / "datalist.json").write_text(text)
     with pytest.raises(InputError, match=r"datalist\.json"):
         load_datalist(tmp_path / "datalist.json", "source_training")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("no JSON", "is not a JSON file"),
+        ("[" * 100_000, "is not a JSON file"),
+        ("{}", "has no items in source_training, target_training, target_validation"),
+        ('{"source_training": [{"case": "a"}]}', "item 0 has no 'image'"),
+        ('{"source_training": ["a"]}', "item 0 has no 'case'"),
+        ('{"source_training": [{"case": "a", "image": 5}]}', "item 0: 'image' is no text"),
+        ('{"source_training": [{"case": ["a"], "image": "a.nii"}]}', "item 0: 'case' is no text"),
+        ('{"source_training": [{"case": "a", "image": "a.nii", "label": {"b": 1}}]}', "item 0: 'label' is no text"),
+        ('{"source_traning": [{"case": "a", "image": "a.nii"}]}', "has an unknown section 'source_traning': name it"),
+    ],
+)
+def test_malformed_sections(tmp_path, text, words):
+    (tmp_path / "datalist.json").write_text(text)
+    with pytest.raises(InputError, match=re.escape(words)) as caught:
+        read_sections(tmp_path / "datalist.json")
+    assert str(tmp_path / "datalist.json") in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_sections_with_all_their_keys(items, data_list):
+    assert read_sections(data_list) == {"source_training": items}
 
 
 def test_missing_list(tmp_path):

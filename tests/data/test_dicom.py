@@ -42,37 +42,6 @@ CORONAL = affine_of(np.array([[-1.0, 0, 0], [0, 0, 1], [0, -1, 0]]))
 OBLIQUE = affine_of(rotation(np.array([0.3, -0.5, 0.8]), 23) @ np.diag([-1.0, -1.0, 1.0]))
 
 
-def write_slice(path, pixels, position, affine_lps, tags):
-    """One file; `pixels` of shape (columns, rows), `position` in LPS mm."""
-    spacing = np.linalg.norm(affine_lps[:3, :3], axis=0)
-    directions = affine_lps[:3, :3] / spacing
-    image = itk.image_from_array(np.ascontiguousarray(pixels.T[None]), is_vector=False)
-    image.SetSpacing(spacing.tolist())
-    image.SetOrigin(position.tolist())
-    image.SetDirection(itk.matrix_from_array(directions))
-    plane = "\\".join(f"{cosine:.9f}" for cosine in [*directions[:, 0], *directions[:, 1]])
-    place = "\\".join(f"{number:.6f}" for number in position)
-    meta = image.GetMetaDataDictionary()
-    for key, value in {"0008|0060": "MR", "0020|0032": place, "0020|0037": plane, **tags}.items():
-        meta[key] = value
-    io = itk.GDCMImageIO.New()
-    io.SetKeepOriginalUID(True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    itk.ImageFileWriter[type(image)].New(Input=image, FileName=str(path), ImageIO=io).Update()
-
-
-def write_series(folder, array, affine=OBLIQUE, uid="1.2.3.4", description="T2 ax", **tags):
-    """`array` of shape (X, Y, Z) as one file a slice, whose names don't sort by place; returns the files by place."""
-    lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
-    count = array.shape[2]
-    paths = [folder / f"IM{(3 * k) % (count + 1 if count % 3 == 0 else count):04d}.dcm" for k in range(count)]
-    for k, path in enumerate(paths):
-        own = {"0020|000e": uid, "0020|000d": "1.2.3", "0008|0018": f"{uid}.{k + 1}", "0008|103e": description}
-        write_slice(path, array[:, :, k], lps[:3, 3] + k * lps[:3, 2], lps, {**own, **tags})
-    assert len(set(paths)) == count
-    return paths
-
-
 @pytest.fixture
 def array():
     return np.random.RandomState(0).randint(-500, 999, (9, 7, 5)).astype(np.int16)
@@ -87,7 +56,7 @@ def fault_of(function, *args):
 
 
 @pytest.mark.parametrize("affine", [AXIAL, SAGITTAL, CORONAL, OBLIQUE], ids=["axial", "sagittal", "coronal", "oblique"])
-def test_voxels_lie_where_they_were_scanned(tmp_path, array, affine):
+def test_voxels_lie_where_they_were_scanned(tmp_path, array, affine, write_series):
     write_series(tmp_path, array, affine)
     read, read_affine = read_series(tmp_path)
     corners = np.array([[x, y, z, 1] for x in (0, 8) for y in (0, 6) for z in (0, 4)]).T
@@ -106,8 +75,8 @@ def test_both_handednesses_are_in_the_test_above():
     assert {-1.0, 1.0} == set(signs)
 
 
-def test_converted_file_and_itk_agree(tmp_path, array):
-    write_series(tmp_path / "series", array)
+def test_converted_file_and_itk_agree(tmp_path, array, write_series):
+    write_series(tmp_path / "series", array, OBLIQUE)
     convert_series(tmp_path / "series", tmp_path / "out" / "scan.nii.gz")
     saved = nib.load(tmp_path / "out" / "scan.nii.gz")
     np.testing.assert_allclose(saved.affine, OBLIQUE, atol=1e-3)
@@ -125,28 +94,28 @@ def test_converted_file_and_itk_agree(tmp_path, array):
 
 
 @pytest.mark.parametrize(("slope", "dtype"), [("2", np.integer), ("0.5", np.float32)])
-def test_rescaled_voxels(tmp_path, array, slope, dtype):
+def test_rescaled_voxels(tmp_path, array, slope, dtype, write_series):
     array = (array // 2 * 2).astype(np.float32 if slope == "0.5" else np.int16)  # what the writer's integers can hold
-    write_series(tmp_path, array, **CT, **INT16, **{"0028|1053": slope, "0028|1052": "-24"})
+    write_series(tmp_path, array, OBLIQUE, **CT, **INT16, **{"0028|1053": slope, "0028|1052": "-24"})
     read = read_series(tmp_path)[0]
     assert np.issubdtype(read.dtype, dtype)
     np.testing.assert_array_equal(read, array)
 
 
-def test_other_files_are_passed_over(tmp_path, array):
-    write_series(tmp_path, array)
+def test_other_files_are_passed_over(tmp_path, array, write_series):
+    write_series(tmp_path, array, OBLIQUE)
     (tmp_path / "notes.txt").write_text("hello")
     (tmp_path / ".hidden.dcm").write_text("hello")
     (tmp_path / "DICOMDIR").write_text("hello")
     assert read_series(tmp_path)[0].shape == (9, 7, 5)
 
 
-def test_is_series(tmp_path, array):
+def test_is_series(tmp_path, array, write_series):
     assert not is_series(tmp_path / "nothing")
     assert not is_series(tmp_path)
     (tmp_path / "notes.txt").write_text("hello")
     assert not is_series(tmp_path)
-    paths = write_series(tmp_path / "series", array)
+    paths = write_series(tmp_path / "series", array, OBLIQUE)
     assert not is_series(tmp_path)
     assert not is_series(paths[0])
     for path in paths:
@@ -155,39 +124,39 @@ def test_is_series(tmp_path, array):
     assert read_series(tmp_path / "series")[0].shape == (9, 7, 5)
 
 
-def test_no_dicom(tmp_path, array):
+def test_no_dicom(tmp_path, array, write_series):
     assert "is not a folder" in fault_of(read_series, tmp_path / "nothing")
     (tmp_path / "notes.txt").write_text("hello")
     assert f"{tmp_path} holds no DICOM file: give the folder" in fault_of(read_series, tmp_path)
-    write_series(tmp_path / "T2", array)
+    write_series(tmp_path / "T2", array, OBLIQUE)
     assert "(its folders T2 do)" in fault_of(read_series, tmp_path)
 
 
-def test_two_series(tmp_path, array):
-    for path in write_series(tmp_path / "other", array[:, :, :3], uid="1.2.3.5", description="T1 sag"):
+def test_two_series(tmp_path, array, write_series):
+    for path in write_series(tmp_path / "other", array[:, :, :3], OBLIQUE, uid="1.2.3.5", description="T1 sag"):
         path.parent.mkdir(exist_ok=True)
         (tmp_path / "series").mkdir(exist_ok=True)
         shutil.move(path, tmp_path / "series" / f"other{path.name}")
-    write_series(tmp_path / "series", array)
+    write_series(tmp_path / "series", array, OBLIQUE)
     message = fault_of(read_series, tmp_path / "series")
     assert "holds 2 DICOM series: 'T2 ax' (5 files), 'T1 sag' (3 files): put each in a folder" in message
 
 
-def test_single_slice(tmp_path, array):
-    write_series(tmp_path, array[:, :, :1])
+def test_single_slice(tmp_path, array, write_series):
+    write_series(tmp_path, array[:, :, :1], OBLIQUE)
     assert "holds one DICOM slice only" in fault_of(read_series, tmp_path)
 
 
 @pytest.mark.parametrize("gone", [1, 2, 3])
-def test_missing_slice(tmp_path, array, gone):
-    write_series(tmp_path, array)[gone].unlink()
+def test_missing_slice(tmp_path, array, gone, write_series):
+    write_series(tmp_path, array, OBLIQUE)[gone].unlink()
     message = fault_of(read_series, tmp_path)
     assert "slices missing or unevenly spaced (5.000 mm between" in message
     assert "elsewhere 2.500 mm" in message
 
 
-def test_doubled_slice(tmp_path, array):
-    path = write_series(tmp_path, array)[2]
+def test_doubled_slice(tmp_path, array, write_series):
+    path = write_series(tmp_path, array, OBLIQUE)[2]
     shutil.copy(path, tmp_path / "copy.dcm")
     message = fault_of(read_series, tmp_path)
     assert "holds 1 slices at the place of another" in message
@@ -195,8 +164,8 @@ def test_doubled_slice(tmp_path, array):
     assert "copy.dcm" in message
 
 
-def test_slice_off_its_place(tmp_path, array):
-    paths = write_series(tmp_path, array)
+def test_slice_off_its_place(tmp_path, array, write_series, write_slice):
+    paths = write_series(tmp_path, array, OBLIQUE)
     lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ OBLIQUE
     tags = {"0020|000e": "1.2.3.4", "0020|000d": "1.2.3"}
     write_slice(paths[2], array[:, :, 2], lps[:3, 3] + 2.1 * lps[:3, 2], lps, tags)  # a tenth of the gap too far
@@ -207,7 +176,7 @@ def test_slice_off_its_place(tmp_path, array):
     assert read_series(tmp_path)[0].shape == (9, 7, 5)
 
 
-def test_tilted_gantry(tmp_path, array):
+def test_tilted_gantry(tmp_path, array, write_slice):
     lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ AXIAL
     for k in range(5):
         position = lps[:3, 3] + k * np.array([0, 2.5 * np.tan(np.radians(12)), 2.5])
@@ -216,7 +185,7 @@ def test_tilted_gantry(tmp_path, array):
     assert "scanned with a tilt of 12.0 degrees" in fault_of(read_series, tmp_path)
 
 
-def test_slices_that_differ(tmp_path, array):
+def test_slices_that_differ(tmp_path, array, write_series):
     write_series(tmp_path / "a", array, AXIAL)
     paths = write_series(tmp_path / "b", array, SAGITTAL)
     shutil.copy(paths[0], tmp_path / "a" / "zz.dcm")
@@ -227,8 +196,8 @@ def test_slices_that_differ(tmp_path, array):
 
 
 @pytest.mark.parametrize("kept", [0, 100, 200, 600, -40, -1])
-def test_truncated_file(tmp_path, array, kept):
-    path = write_series(tmp_path, array)[3]
+def test_truncated_file(tmp_path, array, kept, write_series):
+    path = write_series(tmp_path, array, OBLIQUE)[3]
     path.write_bytes(path.read_bytes()[:kept])
     message = fault_of(read_series, tmp_path)
     assert message.startswith(f"{path} is damaged")
@@ -251,17 +220,17 @@ def test_several_frames_in_one_file(tmp_path, array):
     ("tag", "name"),
     [(b"\x32", "ImagePositionPatient"), (b"\x37", "ImageOrientationPatient"), (b"\x30", "PixelSpacing")],
 )
-def test_without_a_place_in_space(tmp_path, array, tag, name):
+def test_without_a_place_in_space(tmp_path, array, tag, name, write_series):
     group = b"\x28\x00" if name == "PixelSpacing" else b"\x20\x00"
-    path = write_series(tmp_path, array)[0]
+    path = write_series(tmp_path, array, OBLIQUE)[0]
     content = path.read_bytes()
     assert content.count(group + tag + b"\x00") == 1
     path.write_bytes(content.replace(group + tag + b"\x00", group + tag + b"\x01"))  # now an unknown tag
     assert f"{path} has no usable {name}" in fault_of(read_series, tmp_path)
 
 
-def test_no_read_permission(tmp_path, array, monkeypatch):
-    path = write_series(tmp_path, array)[1]
+def test_no_read_permission(tmp_path, array, monkeypatch, write_series):
+    path = write_series(tmp_path, array, OBLIQUE)[1]
     opened = Path.open
 
     def refuse(self, *args, **kwargs):
@@ -273,9 +242,9 @@ def test_no_read_permission(tmp_path, array, monkeypatch):
     assert fault_of(read_series, tmp_path) == f"{path} may not be read (permission denied): change its permissions"
 
 
-def test_command_converts_the_good_and_names_the_faulty(tmp_path, array, capsys):
-    write_series(tmp_path / "p1", array)
-    write_series(tmp_path / "p2", array)[2].unlink()
+def test_command_converts_the_good_and_names_the_faulty(tmp_path, array, capsys, write_series):
+    write_series(tmp_path / "p1", array, OBLIQUE)
+    write_series(tmp_path / "p2", array, OBLIQUE)[2].unlink()
     folders = [str(tmp_path / "p2"), str(tmp_path / "p1")]
     assert convert_dicom.main([*folders, "--output", str(tmp_path / "out")]) == 2
     captured = capsys.readouterr()
@@ -292,8 +261,8 @@ def test_command_refuses_two_folders_of_one_name(tmp_path, capsys):
     assert "would both become" in capsys.readouterr().err
 
 
-def test_command_where_the_output_is_a_file(tmp_path, array, capsys):
-    write_series(tmp_path / "p1", array)
+def test_command_where_the_output_is_a_file(tmp_path, array, capsys, write_series):
+    write_series(tmp_path / "p1", array, OBLIQUE)
     (tmp_path / "out").write_text("hello")
     with pytest.raises(SystemExit) as caught:
         convert_dicom.main([str(tmp_path / "p1"), "--output", str(tmp_path / "out")])

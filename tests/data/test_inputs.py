@@ -47,6 +47,13 @@ def test_empty_folder(tmp_path):
         input_items(tmp_path)
 
 
+def test_folder_of_dicom_slices(tmp_path, write_series):
+    write_series(tmp_path / "T2", np.zeros((4, 4, 2), np.int16), np.eye(4))
+    for folder in (tmp_path, tmp_path / "T2"):
+        with pytest.raises(InputError, match=r"holds DICOM slices: convert them .* with scripts/convert_dicom\.py"):
+            input_items(folder)
+
+
 def test_faults_are_found(tmp_path):
     with pytest.raises(InputError, match="is missing"):
         input_items(tmp_path / "a_hrT2.nii.gz")

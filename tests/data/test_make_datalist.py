@@ -11,6 +11,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from crossmoda.data import load_datalist
+from crossmoda.errors import InputError
+
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "make_datalist.py"
 _spec = importlib.util.spec_from_file_location("make_datalist", SCRIPT)
 make_datalist = importlib.util.module_from_spec(_spec)
@@ -117,6 +120,30 @@ def test_patterns(root):
     images, labels = f"{SOURCE}/{{case}}_ceT1.nii.gz", f"{SOURCE}/{{case}}_Label.nii.gz"
     assert make_datalist.main([str(root), "--source_images", images, "--source_labels", labels]) == 0
     assert len(json.loads((root / "datalist.json").read_text())["source_training"]) == 2
+
+
+def test_folders_of_dicom_slices(root, write_series, capsys):
+    scan = np.random.RandomState(0).randint(0, 999, (12, 10, 4)).astype(np.int16)
+    for case in ("p2", "p10"):
+        paths = write_series(root / "T2" / case, scan, np.diag([1, 1, 2, 1]))
+    (root / "T2" / "notes.txt").write_text("hello")
+    words = [str(root), "--target_images", "T2/{case}"]
+    assert make_datalist.main(words) == 0
+    content = json.loads((root / "datalist.json").read_text())
+    assert [(item["case"], item["image"]) for item in content["target_training"]] == [
+        ("p2", "T2/p2"),
+        ("p10", "T2/p10"),
+    ]
+    with pytest.raises(
+        InputError, match="T2/p2 is a folder of DICOM slices: convert it with"
+    ):
+        load_datalist(root / "datalist.json", "target_training")
+    paths[1].unlink()
+    (root / "T2" / "p3").mkdir()
+    assert make_datalist.main(words) == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert f"{root / 'T2' / 'p3'} holds no DICOM file" in first
+    assert f"{root / 'T2' / 'p10'} has slices missing" in second
 
 
 def test_labels_without_images(root, capsys):

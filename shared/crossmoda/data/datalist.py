@@ -84,9 +84,16 @@ def read_sections(path: str | Path, names: Sequence[str] = SECTIONS) -> dict[str
         For each section its items with all their keys and absolute paths, in the order of the file.
 
     Raises:
-        InputError: if the file can't be read, none of the sections has an item, or an item has no case or image.
+        InputError: if the file can't be read, none of the sections has an item, an item has no case or image, or
+            there is a section of another name, which would be passed over.
     """
     content = _read_content(path)
+    unknown = sorted(name for name, value in content.items() if isinstance(value, list) and name not in SECTIONS)
+    if unknown:
+        raise InputError(
+            f"{Path(path).absolute()} has an unknown section '{unknown[0]}': name it {', '.join(SECTIONS[:-1])}"
+            f" or {SECTIONS[-1]}, or take it out"
+        )
     present = [name for name in names if content.get(name)]
     if not present:
         raise InputError(f"{Path(path).absolute()} has no items in {', '.join(names)}: make it with make_datalist.py")
@@ -210,7 +217,9 @@ def _read_content(path: str | Path) -> dict[str, Any]:
         raise InputError(f"{path} is missing: make it with scripts/make_datalist.py")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise InputError(f"{path} may not be read ({error.strerror}): change its permissions") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{path} is not a JSON file ({error}): make it again with scripts/make_datalist.py") from None
     if not isinstance(content, dict):
         raise InputError(f"{path} is not a data list (no sections): make it with scripts/make_datalist.py")
@@ -231,6 +240,9 @@ def _section(content: dict[str, Any], path: str | Path, section: str) -> list[It
         missing = [key for key in ("case", "image") if not isinstance(item, dict) or not item.get(key)]
         if missing:
             raise InputError(f"{path}, section '{section}', item {index} has no '{missing[0]}': add it")
+        wrong = [key for key in ("case", *FILE_KEYS) if item.get(key) and not isinstance(item[key], str)]
+        if wrong:
+            raise InputError(f"{path}, section '{section}', item {index}: '{wrong[0]}' is no text: correct it")
     return items
 
 

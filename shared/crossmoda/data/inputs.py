@@ -7,6 +7,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from crossmoda.data.datalist import Item, load_datalist
+from crossmoda.data.dicom import is_series
 from crossmoda.data.validation import Check, find_faults, raise_first
 from crossmoda.errors import InputError, exit_on_input_error
 
@@ -80,9 +81,15 @@ def input_items(
 
 
 def _scans_in(folder: Path) -> list[Path]:
-    files = sorted(path for path in folder.iterdir() if path.name.endswith(NIFTI_SUFFIXES) and path.name[0] != ".")
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        raise InputError(f"{folder} may not be read ({error.strerror}): change its permissions") from None
+    files = [path for path in entries if path.name.endswith(NIFTI_SUFFIXES) and path.name[0] != "."]
     scans = [path for path in files if not stem(path).endswith(NOT_A_SCAN)]
     if not scans:
+        if is_series(folder) or any(is_series(path) for path in entries):
+            raise InputError(f"{folder} holds DICOM slices: convert them to NIfTI with scripts/convert_dicom.py")
         raise InputError(f"{folder} holds no scan (*.nii.gz or *.nii): name the folder that does, or one file")
     return scans
 

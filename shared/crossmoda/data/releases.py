@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from crossmoda.data.datalist import SECTIONS, Item
-from crossmoda.data.inputs import case_name, site_of
+from crossmoda.data.dicom import is_series
+from crossmoda.data.inputs import NIFTI_SUFFIXES, case_name, site_of
 from crossmoda.errors import InputError
 from crossmoda.labels import MERGE_2023
 
@@ -96,7 +97,7 @@ def find_by_patterns(root: str | Path, images: Mapping[str, str], labels: Mappin
 
     A pattern is a path below `root` with `{case}` where the case's name stands, e.g. `T1/{case}_T1.nii.gz`; `{site}`
     may stand for the site, and `*` for anything else within one name. A label belongs to the image of the same
-    case.
+    case. An image may be a folder with a DICOM series, e.g. of the pattern `T2/{case}`.
 
     Args:
         root: the folder.
@@ -241,14 +242,15 @@ def _matches(root: Path, pattern: str) -> Iterator[tuple[str, str, Path]]:
             seen.add(name)
         else:
             expression += re.escape(part)
-    found = False
-    for path in sorted(root.glob(glob), key=_natural):
-        match = re.fullmatch(expression, path.relative_to(root).as_posix())
-        if match and path.is_file():
-            found = True
-            yield match["case"], match.groupdict().get("site", ""), path
-    if not found:
+    found = [(path, re.fullmatch(expression, path.relative_to(root).as_posix())) for path in root.glob(glob)]
+    match_of = {path: match for path, match in found if match}
+    series = any(is_series(path) for path in match_of)
+    # Among folders of DICOM slices, a file is a scan only by its name, and a folder without slices is a fault to tell.
+    scans = [path for path in match_of if path.is_dir() == series or path.name.endswith(NIFTI_SUFFIXES)]
+    if not scans:
         raise InputError(f"{root} holds no file matching '{pattern}': correct the pattern or the folder")
+    for path in sorted(scans, key=_natural):
+        yield match_of[path]["case"], match_of[path].groupdict().get("site", ""), path
 
 
 def _folders(root: Path) -> Iterator[Path]:

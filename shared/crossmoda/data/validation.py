@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from tqdm import tqdm
 
-from crossmoda.data.dicom import is_series, read_series
+from crossmoda.data.dicom import read_series
 from crossmoda.data.nifti import check_affine, open_nifti, read_voxels
 from crossmoda.errors import InputError
 from crossmoda.labels import CLASS_NAMES
@@ -172,7 +172,7 @@ def item_faults(
         faults.append(f"{item['image']} has no label: put its label map beside it, or take another section")
     if check == "none":
         return faults
-    series = allow_dicom and is_series(item["image"])
+    series = allow_dicom and Path(item["image"]).is_dir()
     header = attempt(_read_series_header if series else read_header, item["image"])
     if header and check == "full" and not series:
         attempt(_read_image, item["image"])

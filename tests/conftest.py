@@ -1,0 +1,47 @@
+"""DICOM files for tests, written by ITK slice by slice with known geometry."""
+
+import numpy as np
+import pytest
+
+
+def _write_slice(path, pixels, position, affine_lps, tags):
+    """One file; `pixels` of shape (columns, rows), `position` in LPS mm."""
+    import itk  # here, because most tests do without it
+
+    spacing = np.linalg.norm(affine_lps[:3, :3], axis=0)
+    directions = affine_lps[:3, :3] / spacing
+    image = itk.image_from_array(np.ascontiguousarray(pixels.T[None]), is_vector=False)
+    image.SetSpacing(spacing.tolist())
+    image.SetOrigin(position.tolist())
+    image.SetDirection(itk.matrix_from_array(directions))
+    plane = "\\".join(f"{cosine:.9f}" for cosine in [*directions[:, 0], *directions[:, 1]])
+    place = "\\".join(f"{number:.6f}" for number in position)
+    meta = image.GetMetaDataDictionary()
+    for key, value in {"0008|0060": "MR", "0020|0032": place, "0020|0037": plane, **tags}.items():
+        meta[key] = value
+    io = itk.GDCMImageIO.New()
+    io.SetKeepOriginalUID(True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    itk.ImageFileWriter[type(image)].New(Input=image, FileName=str(path), ImageIO=io).Update()
+
+
+def _write_series(folder, array, affine, uid="1.2.3.4", description="T2 ax", **tags):
+    """`array` of shape (X, Y, Z) as one file a slice, whose names don't sort by place; returns the files by place."""
+    lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+    count = array.shape[2]
+    paths = [folder / f"IM{(3 * k) % (count + 1 if count % 3 == 0 else count):04d}.dcm" for k in range(count)]
+    for k, path in enumerate(paths):
+        own = {"0020|000e": uid, "0020|000d": "1.2.3", "0008|0018": f"{uid}.{k + 1}", "0008|103e": description}
+        _write_slice(path, array[:, :, k], lps[:3, 3] + k * lps[:3, 2], lps, {**own, **tags})
+    assert len(set(paths)) == count
+    return paths
+
+
+@pytest.fixture
+def write_slice():
+    return _write_slice
+
+
+@pytest.fixture
+def write_series():
+    return _write_series
