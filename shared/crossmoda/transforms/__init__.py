@@ -6,6 +6,7 @@ from crossmoda.transforms.elastic import RandControlPointElasticd
 from crossmoda.transforms.label_intensity import RandLabelIntensityd
 from crossmoda.transforms.non_local_means import NonLocalMeansd
 from crossmoda.transforms.slice_intensity import ScaleSliceIntensityd
+from crossmoda.transforms.spline_spacing import SplineSpacing, SplineSpacingd
 from crossmoda.transforms.unpaired_slices import RandUnpairedSlice, UnpairedSlices, ValidationSlices
 
 __all__ = [
@@ -19,6 +20,8 @@ __all__ = [
     "RandMultiDimensionalCLAHEd",
     "RandUnpairedSlice",
     "ScaleSliceIntensityd",
+    "SplineSpacing",
+    "SplineSpacingd",
     "UnpairedSlices",
     "ValidationSlices",
 ]
