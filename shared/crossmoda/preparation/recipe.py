@@ -5,17 +5,20 @@ from __future__ import annotations
 import copy
 import difflib
 import json
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 from monai.bundle import ConfigParser
-from monai.transforms import Compose
+from monai.transforms import Compose, Transform
 
 from crossmoda.data import write_text
 from crossmoda.errors import InputError, exit_on_input_error
+
+logger = logging.getLogger(__name__)
 
 RECIPES = Path(__file__).with_name("recipes")
 STATE_FILE = "preparation.json"
@@ -178,6 +181,19 @@ class Recipe:
         return Recipe(self.name, {**self.config, **values})
 
 
+class TakeOutRegistration(Transform):
+    """Takes the record of a registration out of an item, because MONAI can't collate it; warns of a failed one."""
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Hand the item on without the record."""
+        out = dict(data)
+        record = out.pop("registration", None)
+        if record and record.get("failure"):
+            scan = out["image"].meta.get("filename_or_obj", "a scan")
+            logger.warning("%s: registration failed (%s), the scan is left where it is", scan, record["failure"])
+        return out
+
+
 def recipe_names() -> list[str]:
     """Names of the recipes of this package."""
     return sorted(path.stem for path in RECIPES.glob("*.yaml"))
@@ -199,7 +215,7 @@ def preprocessing(preparation: str | Path, modality: str, keys: Sequence[str] = 
         raise InputError("give --preparation: the folder that scripts/prepare.py wrote, or a recipe's name")
     known = str(preparation) in recipe_names()
     recipe = Recipe.load(str(preparation)) if known else Recipe.read(preparation)
-    return recipe.pipeline(modality, keys=keys)
+    return Compose([recipe.pipeline(modality, keys=keys), TakeOutRegistration()])
 
 
 def root_cause(error: BaseException) -> BaseException:
