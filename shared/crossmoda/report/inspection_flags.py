@@ -244,7 +244,7 @@ def _far_from(
         z = robust_z(records[index][measure.key], values, floor, logarithmic)
         if abs(z) > Z_LIMIT:
             value = records[index][measure.key]
-            text = f"{measure.name} {value:.3g}{measure.unit}, median of {where} {median:.3g}{measure.unit}"
+            text = f"{measure.name} {_short(value)}{measure.unit}, median of {where} {_short(median)}{measure.unit}"
             yield index, Flag("unusual", f"{text} (z = {z:+.1f})")
 
 
@@ -299,6 +299,11 @@ def _within(value: float, span: tuple[float, float]) -> bool:
     """Whether a value, rounded as the range was when it was published, lies in it."""
     digits = [len(f"{edge:g}".partition(".")[2]) for edge in span]
     return round(value, digits[0]) >= span[0] and round(value, digits[1]) <= span[1]
+
+
+def _short(value: float) -> str:
+    """Three digits, and no powers of ten for large numbers."""
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def _span(span: tuple[float, float], unit: str) -> str:
