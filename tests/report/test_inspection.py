@@ -412,7 +412,7 @@ def test_command_collects_faults(tmp_path, script, capsys):
         script.main([str(tmp_path / "list.json"), "--output", str(tmp_path / "new" / "page.html"), "--jobs", "1"]) == 1
     )
     printed = capsys.readouterr().out
-    assert "3 scans inspected, 0 outliers, 3 faulty cases left out" in printed
+    assert "scans inspected: 3, outliers: 0, faulty, left out: 3" in printed
     faults = json.loads((tmp_path / "new" / "page.json").read_text())["faults"]
     assert [fault["case"] for fault in faults] == ["source_1", "source_2", "target_0"]
     assert str(broken) in faults[0]["fault"]

@@ -62,7 +62,7 @@ class Inspection:
 
     def summary(self) -> str:
         """Numbers, faults, notes and rules met, a line each, for the terminal."""
-        lines = [f"{len(self.records)} scans inspected, {self.outliers} outliers, {self.faulty} faulty cases left out"]
+        lines = [f"scans inspected: {len(self.records)}, outliers: {self.outliers}, faulty, left out: {self.faulty}"]
         lines += [f"fault: {fault['fault']}" for fault in self.faults]
         lines += [f"note: {note}" for note in self.notes]
         lines += [f"{count} x {RULES[rule]}" for rule, count in self.rules_met()]
