@@ -14,10 +14,10 @@ CHUNK = 4_000_000  # samples at once: some 100 MB
 class SampledMutualInformation:
     """Mutual information of a moving image with a fixed one at the fixed image's sample points.
 
-    A histogram of 32 x 32 bins; the fixed values' bins hold equal counts, so do the moving image's foreground values
-    (ceT1 and hrT2 have long bright tails that would otherwise squeeze the brain into one bin). The value is in nats,
-    less the bias (bins - 1)^2 / 2n that n independent samples show (Miller 1955), so that unrelated images score 0
-    whatever their overlap. itk's and elastix' metrics judge one pose a call and cannot rank thousands.
+    Values are binned by rank above the background, which has a bin of its own (ceT1 and hrT2 have long bright tails
+    that would squeeze the brain into one of equally wide bins). The result is in nats, less the bias
+    (bins - 1)^2 / 2n that n independent samples show (Miller 1955), so that unrelated images score 0 whatever their
+    overlap. itk's and elastix' metrics judge one pose a call and cannot rank thousands.
 
     Args:
         fixed: sampled at each voxel of its mask.
@@ -29,8 +29,8 @@ class SampledMutualInformation:
         points, values = fixed.points()
         self.bins = bins
         self.points = torch.from_numpy(np.vstack([points, np.ones_like(points[:1])])).float()
-        self.fixed_bins = torch.from_numpy(_rank_bins(values, values, bins)[0])
-        binned, self.occupied = _rank_bins(moving.values, moving.values, bins)
+        self.fixed_bins = torch.from_numpy(_rank_bins(values, bins))
+        binned = _rank_bins(moving.values, bins)
         # Interpolating the binned image (0..bins-1, continuous) saves a look-up for every sample.
         self.moving = torch.from_numpy(binned.astype(np.float32)).permute(2, 1, 0)[None, None].contiguous()
         self.world_to_voxel = torch.from_numpy(np.linalg.inv(moving.affine)).float()
@@ -76,9 +76,11 @@ def _information(joint: torch.Tensor) -> torch.Tensor:
     return entropy(rows) + entropy(columns) - entropy(joint) - free / (2 * n)
 
 
-def _rank_bins(values: np.ndarray, sample: np.ndarray, bins: int) -> tuple[np.ndarray, int]:
-    """Bins of equal counts above the darkest bin, which holds the background; and how many differ."""
-    low, high = np.percentile(sample, (1, 99.8))
-    bright = sample[sample > low + 0.05 * (high - low)]
-    edges = np.unique(np.quantile(bright, np.linspace(0, 1, bins)[:-1])) if bright.size else np.array([np.inf])
-    return np.searchsorted(edges, values, side="right"), len(edges)
+def _rank_bins(values: np.ndarray, bins: int) -> np.ndarray:
+    """Bins of equal counts above the darkest bin, which holds the background; int64, 0 to at most bins - 1."""
+    low, high = np.percentile(values, (1, 99.8))
+    bright = values[values > low + 0.05 * (high - low)]
+    if not bright.size:
+        return np.zeros(values.shape, np.int64)
+    edges = np.unique(np.quantile(bright, np.linspace(0, 1, bins)[:-1]))
+    return np.searchsorted(edges, values, side="right")

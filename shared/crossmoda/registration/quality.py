@@ -16,6 +16,8 @@ class Limits:
         rotation: largest rotation away from the header's orientation, degrees.
         overlap: smallest share of the fixed mask, or of the scan if that is smaller, that the two have in common.
         information: smallest mutual information in nats (`SampledMutualInformation`); unrelated images have about 0.
+        peak: smallest ratio of the mutual information to the best one at poses 10 mm or 8 degrees away: a pose that
+            follows from the anatomy is far better than its neighbours, one that fits an outline is not.
         scale: largest factor along an axis of an affine map, or one over the smallest.
         shear: largest deviation from a right angle of an affine map's axes, degrees.
         drop: share of the metric before that may get lost; the search and the backend measure it in other ways.
@@ -24,6 +26,7 @@ class Limits:
     rotation: float = 30.0
     overlap: float = 0.1
     information: float = 0.1
+    peak: float = 1.2
     scale: float = 1.3
     shear: float = 15.0
     drop: float = 0.02
@@ -37,12 +40,14 @@ class Evidence:
         matrix: scan world to fixed world, 4x4.
         before: mutual information in the header's pose, nats.
         after: the same in the pose found.
+        around: the best of the poses 10 mm or 8 degrees away from it.
         overlap: see `Limits`.
     """
 
     matrix: np.ndarray
     before: float
     after: float
+    around: float
     overlap: float
 
     @property
@@ -83,7 +88,10 @@ def find_failure(evidence: Evidence, limits: Limits) -> str:
         What is wrong, all of it in one line, or "".
     """
     faults = []
-    if not np.isfinite(evidence.matrix).all() or not np.isfinite([evidence.after, evidence.before]).all():
+    if (
+        not np.isfinite(evidence.matrix).all()
+        or not np.isfinite([evidence.before, evidence.after, evidence.around]).all()
+    ):
         return "the registration gave no finite numbers"
     if evidence.overlap < limits.overlap:
         faults.append(f"little overlap ({evidence.overlap:.2f}, at least {limits.overlap:g} wanted)")
@@ -91,6 +99,8 @@ def find_failure(evidence: Evidence, limits: Limits) -> str:
         faults.append(
             f"the images share too little ({evidence.after:.3f} nats, at least {limits.information:g} wanted)"
         )
+    elif evidence.after < limits.peak * evidence.around:
+        faults.append(f"no clear optimum ({evidence.after:.3f} nats, {evidence.around:.3f} some 10 mm away)")
     if evidence.after < evidence.before * (1 - limits.drop):
         faults.append(f"metric worse than before ({evidence.after:.3f} after, {evidence.before:.3f} nats before)")
     if evidence.rotation_degrees > limits.rotation:

@@ -8,11 +8,13 @@ import numpy as np
 
 from .metric import SampledMutualInformation
 from .quality import Evidence, Limits, find_failure
-from .search import search_pose
+from .search import rigid, search_pose
 from .volumes import Volume, foreground
 
 FIXED_SPACING, MOVING_SPACING = 2.0, 1.75  # mm of the copies that are registered
 JUDGE_SPACING = 4.0  # mm between the samples on which the result is judged
+# Poses to compare the result with: rotated by 8 degrees or shifted by 10 mm along each axis, both ways.
+NEIGHBOURS = np.diag([8.0, 8.0, 8.0, 10.0, 10.0, 10.0])[[*range(6), *range(6)]] * np.repeat([1, -1], 6)[:, None]
 KINDS, METRICS = ("rigid", "affine"), ("mi", "ncc")
 
 
@@ -27,6 +29,7 @@ class Registration:
         backend: "elastix" or "itk".
         information_before: mutual information with the fixed image in the header's pose, nats, on samples 4 mm apart.
         information_after: the same with the map found.
+        information_around: the best at the poses that are 10 mm or 8 degrees away from it.
         rotation_degrees: rotation of the map found, away from the header's orientation.
         overlap: volume common to the fixed mask and the scan, as a share of the smaller of the two.
         failure: why the map found is not used; "" if it is used. (Not None: PyTorch cannot collate it.)
@@ -39,6 +42,7 @@ class Registration:
     backend: str
     information_before: float
     information_after: float
+    information_around: float
     rotation_degrees: float
     overlap: float
     failure: str = ""
@@ -47,7 +51,7 @@ class Registration:
     @classmethod
     def unused(cls, kind: str, metric: str, backend: str, failure: str = "") -> Registration:
         """The identity, with or without a reason."""
-        return cls(np.eye(4).tolist(), kind, metric, backend, 0.0, 0.0, 0.0, 0.0, failure)
+        return cls(np.eye(4).tolist(), kind, metric, backend, 0.0, 0.0, 0.0, 0.0, 0.0, failure)
 
     def to_dict(self) -> dict:
         """Plain values for JSON."""
@@ -129,17 +133,20 @@ def _fixed_volume(values: np.ndarray, affine: np.ndarray, mask: np.ndarray | Non
 
 def _judge(target: Volume, scan: Volume, matrix: np.ndarray, labels: dict, limits: Limits) -> Registration:
     metric = SampledMutualInformation(target.shrink(JUDGE_SPACING), scan.shrink(JUDGE_SPACING))
-    (before, after), (_, share) = metric(np.stack([np.eye(4), np.linalg.inv(matrix)]))
+    found = np.linalg.inv(matrix)
+    neighbours = rigid(NEIGHBOURS, target.points()[0].mean(1))
+    (before, after, *around), (_, share, *_) = metric(np.stack([np.eye(4), found, *(found @ neighbours)]))
     voxels = target.values.size if target.mask is None else target.mask.sum()
     volume = voxels * np.prod(target.spacing)
     overlap = share * volume / min(volume, scan.values.size * np.prod(scan.spacing) * np.linalg.det(matrix[:3, :3]))
-    evidence = Evidence(matrix, float(before), float(after), float(overlap))
+    evidence = Evidence(matrix, float(before), float(after), float(max(around)), float(overlap))
     failure = find_failure(evidence, limits)
     return Registration(
         **labels,
         matrix=(np.eye(4) if failure else matrix).tolist(),
         information_before=round(evidence.before, 5),
         information_after=round(evidence.after, 5),
+        information_around=round(evidence.around, 5),
         rotation_degrees=round(evidence.rotation_degrees, 4),
         overlap=round(evidence.overlap, 4),
         failure=failure,

@@ -19,7 +19,9 @@ COARSE, FINE = 8.0, 4.0  # mm between sample points
 PITCH, TURN = (-18.0, 0.0, 18.0), (-14.0, 0.0, 14.0)  # degrees
 HEADER_STEPS = (-24.0, -12.0, 0.0, 12.0, 24.0)  # mm around the pose that the header gives
 LATTICE = 12.0  # mm between the places where the moving image's centre is tried
-KEEP_COARSE, KEEP_FINE = 12, 3
+KEEP_COARSE, KEEP_FINE = 20, 4
+# Few bins at first: the fewer, the less a thin slab's score far from the right pose is noise, and the farther one sees.
+BINS_COARSE, BINS_FINE = 10, 24
 
 Score = Callable[[np.ndarray], np.ndarray]
 
@@ -58,13 +60,13 @@ def search_pose(fixed: Volume, moving: Volume) -> np.ndarray:
     Returns:
         4x4; the identity if nothing overlaps.
     """
-    low = SampledMutualInformation(fixed.shrink(COARSE), moving.shrink(FINE))
+    low = SampledMutualInformation(fixed.shrink(COARSE), moving.shrink(FINE), BINS_COARSE)
     centre = fixed.points()[0].mean(1)
     starts = np.concatenate([header_candidates(), centre_candidates(fixed, moving, centre)])
     score = _scorer(low, centre)
     best = _distinct(starts, score(starts), KEEP_COARSE)
     best = _climb(best, score, step=8.0, halvings=3)
-    high = _scorer(SampledMutualInformation(fixed.shrink(FINE), moving.shrink(FINE)), centre)
+    high = _scorer(SampledMutualInformation(fixed.shrink(FINE), moving.shrink(FINE), BINS_FINE), centre)
     best = _distinct(best, high(best), KEEP_FINE)
     best = _climb(best, high, step=2.0, halvings=2)
     return rigid(best[high(best).argmax()][None], centre)[0]
