@@ -126,7 +126,9 @@ def load_checked(task: Task) -> Item:
         converted = task.folder / "converted" / f"{item['case']}_{task.modality}.nii.gz"
         convert_series(item["image"], converted)
         item["image"] = str(converted)
-    faults = item_faults(item, check="full", allowed_labels=task.allowed_labels)
+    # An unlabelled source scan may be prepared; an empty label there is a mistake, in the target it may be the truth.
+    require_label = task.section.startswith("source") and "label" in item
+    faults = item_faults(item, require_label, "full", task.allowed_labels)
     if faults:
         raise CaseError(faults)
     return item

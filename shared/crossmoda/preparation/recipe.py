@@ -116,11 +116,13 @@ class Recipe:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The plain values: numbers, names, lists of them. Not the transforms, not what the program sets."""
+        """The plain values: numbers, names, lists of them. Not transforms, expressions and what the program sets."""
         return {
             name: value
             for name, value in self.config.items()
-            if name not in SET_BY_PROGRAM and not isinstance(value, dict)
+            if name not in SET_BY_PROGRAM
+            and not isinstance(value, dict)
+            and not (isinstance(value, str) and value.startswith(("@", "$")))
         }
 
     @property

@@ -9,8 +9,9 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import torch
+import torch.nn.functional as F
 from monai.data import MetaTensor
-from monai.transforms import AsDiscrete, SpatialResample
+from monai.transforms import SpatialResample
 
 from crossmoda.data import Header, read_header, read_volume, same_grid, save_nifti
 from crossmoda.errors import InputError
@@ -78,8 +79,8 @@ def to_scan_grid(array: np.ndarray, affine: np.ndarray, sidecar: dict[str, Any],
     source.affine = torch.as_tensor(np.asarray(sidecar["scan_from_prepared"]) @ affine)
     values = np.unique(array) if label else None
     if label:
-        places = torch.from_numpy(np.searchsorted(values, array))[None]
-        source = MetaTensor(AsDiscrete(to_onehot=len(values))(places).float(), affine=source.affine)
+        places = torch.from_numpy(np.searchsorted(values, array))
+        source = MetaTensor(F.one_hot(places, len(values)).movedim(-1, 0).float(), affine=source.affine)
     resample = SpatialResample(mode="bilinear", padding_mode="zeros", dtype=torch.float32)
     moved = resample(
         source,

@@ -6,7 +6,8 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -86,11 +87,13 @@ def prepare(
         for section, items in sections.items()
     }
     recipe, notes = learn(recipe, well_named, make_task, folder, run)
-    recipe.write(folder)
+    with _naming(folder):
+        recipe.write(folder)
     tasks = [make_task(item, section, recipe) for section, items in well_named.items() for item in items]
     outcomes = [Outcome(case, section, "faulty", faults=[fault]) for (section, case), fault in bad_names.items()]
     outcomes += run(prepare_case, tasks, f"preparing ({recipe.name})", on_lost=_lost)
-    return _finish(folder, outcomes, notes, labels)
+    with _naming(folder):
+        return _finish(folder, outcomes, notes, labels)
 
 
 def _finish(folder: Path, outcomes: Sequence[Outcome], notes: list[str], labels: dict[int, int]) -> Summary:
@@ -137,6 +140,16 @@ def _adopt(recipe: Recipe, folder: Path) -> Recipe:
 def _copy(source: Path, target: Path) -> None:
     with replacing(target) as temporary:
         temporary.write_bytes(source.read_bytes())
+
+
+@contextmanager
+def _naming(folder: Path) -> Iterator[None]:
+    """Tell in one line that a folder is full or forbidden."""
+    try:
+        yield
+    except OSError as error:
+        mend = "make room or change its permissions, and run again"
+        raise InputError(f"{folder} can't be written ({error.strerror}): {mend}") from None
 
 
 def _make_folder(folder: Path) -> None:
