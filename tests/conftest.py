@@ -37,11 +37,11 @@ def _write_series(folder, array, affine, uid="1.2.3.4", description="T2 ax", **t
     return paths
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def write_slice():
     return _write_slice
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def write_series():
     return _write_series

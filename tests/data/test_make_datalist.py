@@ -134,9 +134,7 @@ def test_folders_of_dicom_slices(root, write_series, capsys):
         ("p2", "T2/p2"),
         ("p10", "T2/p10"),
     ]
-    with pytest.raises(
-        InputError, match="T2/p2 is a folder of DICOM slices: convert it with"
-    ):
+    with pytest.raises(InputError, match="T2/p2 is a folder of DICOM slices: convert it with"):
         load_datalist(root / "datalist.json", "target_training")
     paths[1].unlink()
     (root / "T2" / "p3").mkdir()

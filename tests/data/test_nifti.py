@@ -9,6 +9,7 @@ import warnings
 import nibabel as nib
 import numpy as np
 import pytest
+from monai.transforms import LoadImage
 
 from crossmoda.data import item_faults, read_header, read_label, read_volume
 from crossmoda.errors import InputError
@@ -151,6 +152,38 @@ def test_axes_in_one_plane(scan):
     assert "its axes lie in one plane" in fault_of(read_header, scan)
 
 
+def test_origin_far_away(tmp_path):
+    affine = np.diag([0.8, 0.8, 1.5, 1.0])
+    affine[1, 3] = -9_999
+    assert read_header(save(tmp_path / "scan.nii.gz", affine=affine)).shape == SHAPE
+    affine[1, 3] = -1e9
+    message = fault_of(read_header, save(tmp_path / "scan.nii.gz", affine=affine))
+    assert "has its origin at 0, -1e+09, 0 mm, far from any scanner" in message
+
+
+@pytest.mark.parametrize(("edge", "good"), [(0.8001, True), (0.9, False)])
+def test_header_that_contradicts_itself(tmp_path, edge, good):
+    """MONAI takes the qform, here one without the scan's place and turn, as soon as pixdim and sform differ."""
+    affine = np.array([[0, -0.8, 0, 50], [0.8, 0, 0, -30], [0, 0, 1.5, 9], [0, 0, 0, 1]])
+    path = save(tmp_path / "scan.nii.gz", affine=affine)
+    np.testing.assert_allclose(LoadImage(image_only=True)(path).affine, affine, atol=1e-6)
+    patch(path, "pixdim", "2f", 1, edge)
+    if good:  # the qform says nearly the same
+        np.testing.assert_allclose(read_header(path).affine, affine, atol=1e-6)
+    else:
+        assert np.abs(LoadImage(image_only=True)(path).affine.numpy() - affine).max() > 0.05
+        assert "has a header that contradicts itself" in fault_of(read_header, path)
+    patch(path, 256, "6f", 0, 0, 0, 0, 0, 0)  # a qform that says nothing
+    patch(path, "pixdim", "2f", 1, 0.8001)
+    assert np.abs(LoadImage(image_only=True)(path).affine.numpy() - affine).max() > 20
+    assert "has a header that contradicts itself" in fault_of(read_header, path)
+
+
+def test_quaternion_of_no_rotation(scan):
+    patch(scan, 256, "3f", 1e20, 0, 0)
+    assert "has a damaged header (w2 should be positive" in fault_of(read_header, scan)
+
+
 @pytest.mark.parametrize(("degrees", "good"), [(0.5, True), (1.5, False), (20.0, False)])
 def test_shear(tmp_path, degrees, good):
     affine = np.diag([0.8, 0.8, 1.5, 1.0])
@@ -193,7 +226,7 @@ def test_header_that_claims_fewer_slices(scan):
     assert "does not hold as many voxels as its header says" in fault_of(read_volume, scan)
 
 
-@pytest.mark.parametrize("offset", [-1e9, 100, 1e30, np.nan, np.inf])
+@pytest.mark.parametrize("offset", [-1e9, 100, 352.5, 1e30, np.nan, np.inf])
 def test_header_that_claims_another_start(scan, offset):
     assert "damaged" in fault_of(read_volume, patch(scan, "vox_offset", "f", offset))
 

@@ -21,6 +21,7 @@ from crossmoda.data.dicom import MAX_TILT_DEGREES, is_series
 from crossmoda.errors import InputError
 
 MIN_SPACING, MAX_SPACING = 0.05, 20.0  # mm; beyond these it is another unit, or a broken header
+MAX_ORIGIN = 10_000.0  # mm from the scanner's centre; computing with places beyond loses digits, and no scan lies there
 MAX_VOXELS = 10**9  # 30 times a crossMoDA scan; a header that claims more is broken
 
 # What nibabel, gzip and numpy raise on damaged bytes (found by changing headers at random, see the tests).
@@ -58,12 +59,11 @@ def open_nifti(path: Path) -> nib.Nifti1Image:
     _check_header(path, header)
     try:
         image = nib.load(path)
+        image.header.get_qform()  # read later by MONAI, even where the sform counts; raises if it is no rotation
     except ImageFileError:
         raise InputError(_unreadable(path)) from None
     except READ_ERRORS as error:
         raise InputError(_header_fault(path, error)) from None
-    if not isinstance(image, nib.Nifti1Image):  # Nifti2Image is a subclass
-        raise InputError(f"{path} {_NOT_NIFTI}")
     return image
 
 
@@ -94,7 +94,7 @@ def read_voxels(path: Path) -> np.ndarray:
 
 
 def check_affine(path: Path, affine: np.ndarray) -> None:
-    """Refuse an affine that is not one of a scan: not finite, flat, sheared, or of an impossible voxel size.
+    """Refuse an affine that is not one of a scan: not finite, flat, sheared, far away, or of impossible voxel size.
 
     Args:
         path: for the message.
@@ -115,6 +115,9 @@ def check_affine(path: Path, affine: np.ndarray) -> None:
             f"{path} has a voxel size of {shown} mm, {MIN_SPACING:g} to {MAX_SPACING:g} mm is plausible: correct its"
             " unit or spacing, or convert it again from DICOM"
         )
+    if np.abs(affine[:3, 3]).max() > MAX_ORIGIN:
+        shown = ", ".join(f"{place:.3g}" for place in affine[:3, 3])
+        raise InputError(f"{path} has its origin at {shown} mm, far from any scanner: convert it again from DICOM")
     cosines = (axes / spacing).T @ (axes / spacing)
     shear = np.degrees(np.arcsin(np.abs(np.triu(cosines, 1)).max().clip(max=1.0)))
     if abs(np.linalg.det(axes / spacing)) < 0.1:
@@ -173,7 +176,9 @@ def _check_header(path: Path, header: nib.Nifti1Header) -> None:
         raise InputError(f"{path} has a spacing of {shown} mm in its header: convert it again from DICOM")
     codes = [int(header[name]) for name in ("sform_code", "qform_code")]
     known = set(nib.nifti1.xform_codes.value_set())
-    if header["sizeof_hdr"] != header.sizeof_hdr or not known.issuperset(codes):
+    offset = float(header["vox_offset"])
+    starts_well = offset == 0 or (offset.is_integer() and offset >= header.single_vox_offset)
+    if header["sizeof_hdr"] != header.sizeof_hdr or not known.issuperset(codes) or not starts_well:
         raise InputError(_header_fault(path, "unknown sizes or codes"))
     if np.isinf([header["scl_slope"], header["scl_inter"]]).any():
         raise InputError(_header_fault(path, "infinite scaling"))

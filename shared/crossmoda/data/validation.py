@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from monai.data.utils import correct_nifti_header_if_necessary
 from tqdm import tqdm
 
 from crossmoda.data.dicom import read_series
@@ -55,16 +56,24 @@ def read_header(path: str | Path) -> Header:
 
     Raises:
         InputError: if the file is missing, may not be read, is not a NIfTI file, damaged, not 3D, not of plain
-            numbers, or without a usable affine (see `crossmoda.data.nifti.check_affine`).
+            numbers, without a usable affine (see `crossmoda.data.nifti.check_affine`), or with a contradictory one.
     """
     path = Path(os.path.abspath(path))
     image = open_nifti(path)
     shape = tuple(int(size) for size in image.shape)
     if len(shape) != 3 or min(shape) < 2:
         raise InputError(f"{path} has shape {shape}, a 3D volume is needed: {_dimension_mend(shape)}")
-    affine = np.asarray(image.affine, dtype=float)
+    affine = np.array(image.affine, dtype=float)
     check_affine(path, affine)
-    return Header(path, shape, affine)
+    header = Header(path, shape, affine)
+    # Where spacing and sform differ MONAI's reader takes the qform in silence, even one that is marked as unknown.
+    as_monai_reads = np.asarray(correct_nifti_header_if_necessary(image).affine, dtype=float)
+    if not same_grid(header, Header(path, shape, as_monai_reads)):
+        raise InputError(
+            f"{path} has a header that contradicts itself (pixdim, qform and sform give different grids):"
+            " convert it again from DICOM, or copy the right one over the others"
+        )
+    return header
 
 
 def read_volume(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
