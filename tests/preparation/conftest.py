@@ -1,59 +1,14 @@
-"""A small data list of raw scans, with labels, in odd orientations and spacings."""
+"""A data list of small raw scans for each test of this folder."""
 
-from __future__ import annotations
-
-import json
 from pathlib import Path
 
-import nibabel as nib
-import numpy as np
 import pytest
-
-SPACINGS = {"one": (1.6, 1.6, 3.0), "two": (2.0, 1.8, 2.5)}
-FLIPS = {"one": (-1, -1, 1), "two": (1, -1, 1)}
-
-
-def affine_of(case: str, degrees: float = 8.0) -> np.ndarray:
-    """Voxels to mm of a case: oblique, its own spacing and directions of axes."""
-    angle = np.deg2rad(degrees)
-    turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
-    affine = np.eye(4)
-    affine[:3, :3] = turn @ np.diag(np.multiply(SPACINGS[case], FLIPS[case]))
-    affine[:3, 3] = [30, 40, -20]
-    return affine
-
-
-def write_scan(folder: Path, case: str, name: str, with_label: bool, shape: tuple = (44, 40, 14)) -> dict:
-    """A bright ball (label 1) beside a small one (label 2) in a textured ellipsoid; returns the datalist item."""
-    R = np.random.RandomState(len(name))
-    x, y, z = np.meshgrid(*[np.arange(size) for size in shape], indexing="ij")
-    middle = (np.array(shape) - 1) / 2
-    body = (
-        sum(((axis - centre) / (0.42 * size)) ** 2 for axis, centre, size in zip((x, y, z), middle, shape, strict=True))
-        < 1
-    )
-    label = np.zeros(shape, np.uint8)
-    label[(x - middle[0] - 5) ** 2 + (y - middle[1]) ** 2 + 2 * (z - middle[2]) ** 2 < 20] = 1
-    label[(x - middle[0] + 6) ** 2 + (y - middle[1]) ** 2 + 2 * (z - middle[2]) ** 2 < 6] = 2
-    image = body * (300 + 60 * R.rand(*shape)) + 500 * (label == 1) + 300 * (label == 2)
-    item = {"case": name, "site": "ldn", "image": f"{name}_image.nii.gz"}
-    nib.save(nib.Nifti1Image(image.astype(np.int16), affine_of(case)), folder / item["image"])
-    if with_label:
-        item["label"] = f"{name}_Label.nii.gz"
-        nib.save(nib.Nifti1Image(label, affine_of(case)), folder / item["label"])
-    return item
+from raw_scans import write_list
 
 
 @pytest.fixture
 def raw(tmp_path: Path) -> Path:
-    """A data list of two labelled ceT1 scans and two hrT2 scans."""
+    """The data list's path; its folder is the test's own."""
     folder = tmp_path / "raw"
     folder.mkdir()
-    content = {
-        "source_training": [write_scan(folder, "one", "a", True), write_scan(folder, "two", "b", True)],
-        "target_training": [write_scan(folder, "one", "c", False)],
-        "target_validation": [write_scan(folder, "two", "d", False)],
-    }
-    path = folder / "datalist.json"
-    path.write_text(json.dumps(content))
-    return path
+    return write_list(folder)
