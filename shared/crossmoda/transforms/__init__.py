@@ -1,5 +1,6 @@
 """Transforms and slice datasets that MONAI lacks."""
 
+from crossmoda.transforms.bias_field import N4BiasFieldCorrectiond
 from crossmoda.transforms.clahe import RandMultiDimensionalCLAHEd
 from crossmoda.transforms.crops import CentreShareCropd, FixedPatchCropd, PadToSquared, PercentileCentreCropd
 from crossmoda.transforms.elastic import RandControlPointElasticd
@@ -12,6 +13,7 @@ from crossmoda.transforms.unpaired_slices import RandUnpairedSlice, UnpairedSlic
 __all__ = [
     "CentreShareCropd",
     "FixedPatchCropd",
+    "N4BiasFieldCorrectiond",
     "NonLocalMeansd",
     "PadToSquared",
     "PercentileCentreCropd",
