@@ -37,12 +37,12 @@ def variation(volume, tissue):
     return np.array([volume[tissue == t].std() / volume[tissue == t].mean() for t in (1, 2, 3)])
 
 
-@pytest.mark.parametrize("noise", [0, 15])
-def test_recovers_a_known_field(noise):
+@pytest.mark.parametrize(("noise", "max_points"), [(0, 3000), (15, 3000), (15, 10**6)])
+def test_recovers_a_known_field(noise, max_points):
     signal, tissue = head()
     bias = log_field(signal.shape)
     volume = np.abs(signal * np.exp(bias) + np.random.RandomState(0).normal(0, noise, signal.shape))
-    n4 = N4BiasFieldCorrectiond("image", shrink_factor=2, iterations=ITERATIONS, max_points=3000)
+    n4 = N4BiasFieldCorrectiond("image", shrink_factor=2, iterations=ITERATIONS, max_points=max_points)
     corrected = n4({"image": scan(volume)})["image"].numpy()[0]
     found = np.log(n4.field(volume.astype(np.float32), SPACING))
     assert np.allclose(corrected, volume / np.exp(found), rtol=1e-4)
@@ -63,17 +63,6 @@ def test_leaves_an_even_image_even():
     y = N4BiasFieldCorrectiond("image", iterations=ITERATIONS)({"image": scan(signal)})["image"].numpy()[0]
     assert (variation(y, tissue) < 0.02).all()
     assert (y[tissue == 0] == 0).all()
-
-
-@pytest.mark.parametrize("max_points", [1000, 10**6])
-def test_fewer_points_find_the_field_as_well(max_points):
-    signal, tissue = head()
-    bias = log_field(signal.shape)
-    volume = np.abs(signal * np.exp(bias) + np.random.RandomState(0).normal(0, 15, signal.shape)).astype(np.float32)
-    n4 = N4BiasFieldCorrectiond("image", shrink_factor=2, iterations=(20, 20), max_points=max_points)
-    found = np.log(n4.field(volume, SPACING))
-    assert np.array_equal(found, np.log(n4.field(volume, SPACING)))  # the draw is always the same
-    assert np.corrcoef(found[tissue > 0], bias[tissue > 0])[0, 1] > 0.95
 
 
 @pytest.mark.parametrize(
