@@ -63,6 +63,9 @@ def align_elastix(fixed: Volume, moving: Volume, kind: str, metric: str, bins: i
     Raises:
         RuntimeError: if elastix gives up, e.g. because too few samples lie inside the moving image.
     """
+    generator = itk.MersenneTwisterRandomVariateGenerator  # elastix draws from itk's, which other filters advance
+    generator.GetInstance().SetSeed(seed)
+    generator.ResetNextSeed()
     parameters = itk.ParameterObject.New()
     settings = parameters.GetDefaultParameterMap(kind, 1)
     settings.update(

@@ -96,9 +96,7 @@ def find_failure(evidence: Evidence, limits: Limits) -> str:
     if evidence.overlap < limits.overlap:
         faults.append(f"little overlap ({evidence.overlap:.2f}, at least {limits.overlap:g} wanted)")
     if evidence.after < limits.information:
-        faults.append(
-            f"the images share too little ({evidence.after:.3f} nats, at least {limits.information:g} wanted)"
-        )
+        faults.append(f"too little in common ({evidence.after:.3f} nats, at least {limits.information:g} wanted)")
     elif evidence.after < limits.peak * evidence.around:
         faults.append(f"no clear optimum ({evidence.after:.3f} nats, {evidence.around:.3f} some 10 mm away)")
     if evidence.after < evidence.before * (1 - limits.drop):

@@ -218,5 +218,5 @@ def _read_record(path: Path | None, key: str) -> Registration | None:
     try:
         record = json.loads(path.read_bytes()) if path is not None else {}
         return Registration(**record["registration"]) if record.get("input") == key else None
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
