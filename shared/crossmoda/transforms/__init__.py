@@ -4,6 +4,7 @@ from crossmoda.transforms.bias_field import N4BiasFieldCorrectiond
 from crossmoda.transforms.clahe import RandMultiDimensionalCLAHEd
 from crossmoda.transforms.crops import CentreShareCropd, FixedPatchCropd, PadToSquared, PercentileCentreCropd
 from crossmoda.transforms.elastic import RandControlPointElasticd
+from crossmoda.transforms.histogram_matching import HistogramMatchingd
 from crossmoda.transforms.label_intensity import RandLabelIntensityd
 from crossmoda.transforms.non_local_means import NonLocalMeansd
 from crossmoda.transforms.slice_intensity import ScaleSliceIntensityd
@@ -13,6 +14,7 @@ from crossmoda.transforms.unpaired_slices import RandUnpairedSlice, UnpairedSlic
 __all__ = [
     "CentreShareCropd",
     "FixedPatchCropd",
+    "HistogramMatchingd",
     "N4BiasFieldCorrectiond",
     "NonLocalMeansd",
     "PadToSquared",
