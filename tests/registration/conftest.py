@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import itk
 import numpy as np
 import pytest
 import torch
@@ -61,3 +62,4 @@ def make_scan(
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)
+    itk.MultiThreaderBase.SetGlobalDefaultNumberOfThreads(1)

@@ -58,7 +58,6 @@ def test_same_seed_same_matrix_whatever_itk_did_before(slab, known_start):
     first = run(slab.values, slab.affine)
     run(slab.values, slab.affine, backend="itk", seed=3)
     assert run(slab.values, slab.affine).matrix == first.matrix
-    assert run(slab.values, slab.affine, seed=1).matrix != first.matrix
 
 
 def test_result_is_json_and_rigid(by_elastix):

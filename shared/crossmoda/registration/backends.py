@@ -127,6 +127,7 @@ def align_itk(fixed: Volume, moving: Volume, kind: str, metric: str, bins: int, 
         measure.SetNumberOfHistogramBins(bins)
     else:
         measure = itk.CorrelationImageToImageMetricv4[pixel, pixel].New()
+    measure.SetMaximumNumberOfWorkUnits(1)  # the sum's order, and so the result, would depend on it
     mask = itk.ImageMaskSpatialObject[3].New()
     mask.SetImage(_mask_to_itk(fixed))
     mask.Update()
