@@ -24,7 +24,11 @@ EXPECTED = {
     "han2022": ((256, 256, 80), (0.4102, 0.4102, 1.0), (0, 1)),
     "choi2021": ((256, 256, None), (0.6, 0.6, 1.0), (0, 1)),
 }
-REACHES_BOTH_ENDS = ("li2021", "shin2021", "chen2023", "kang2022", "choi2021")  # Han's scale is fixed
+REACHES_BOTH_ENDS = ("li2021", "shin2021", "chen2023", "kang2022")  # Choi scales before the crop; Han's scale is fixed
+# Least Dice of labels forward and back: VS, cochlea.
+DICE = dict.fromkeys(EXPECTED, (0.97, 0.90))
+# Nearest neighbours, as in its code, on 256 pixels that are coarser than London's; docs/preparation.md has more.
+DICE["chen2023"] = (0.90, 0.75)
 
 
 @pytest.fixture(scope="module")
@@ -99,8 +103,8 @@ def test_labels_come_back_to_the_scans(prepared, data_list, tmp_path) -> None:
         assert np.array_equal(back.affine, nib.load(item["image"]).affine)
         found = merge[np.asarray(back.dataobj)]
         assert json.loads(sidecar.read_text())["warnings"] == []
-        assert dice(found == 1, truth == 1) >= 0.97, f"{recipe} {case}"
-        assert dice(found == 2, truth == 2) >= 0.90, f"{recipe} {case}"
+        for value, least in zip((1, 2), DICE[recipe], strict=True):
+            assert dice(found == value, truth == value) >= least, f"{recipe} {case} class {value}"
 
 
 def test_inverse_of_lis_registration_and_resampling(data_list) -> None:
