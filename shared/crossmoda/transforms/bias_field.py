@@ -42,7 +42,7 @@ class N4BiasFieldCorrectiond(MapTransform):
         keys: KeysCollection,
         shrink_factor: int | Sequence[int] = 4,
         iterations: Sequence[int] = (50, 50, 50, 50),
-        max_points: int = 40_000,
+        max_points: int = 30_000,
         convergence: float = 1e-3,
         allow_missing_keys: bool = False,
     ) -> None:
