@@ -60,6 +60,13 @@ def test_same_seed_same_matrix_whatever_itk_did_before(slab, known_start):
     assert run(slab.values, slab.affine).matrix == first.matrix
 
 
+def test_order_of_the_voxels_does_not_matter(slab, by_elastix, known_start):
+    flip = np.diag([-1.0, 1, 1, 1])
+    flip[0, 3] = slab.values.shape[0] - 1
+    mirrored = run(slab.values[::-1].transpose(2, 0, 1), (slab.affine @ flip)[:, [2, 0, 1, 3]])
+    assert slab.error(mirrored.matrix) < 0.5
+
+
 def test_result_is_json_and_rigid(by_elastix):
     assert Registration(**json.loads(json.dumps(by_elastix.to_dict()))) == by_elastix
     linear = np.array(by_elastix.matrix)[:3, :3]

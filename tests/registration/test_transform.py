@@ -10,6 +10,7 @@ from monai.data import DataLoader, MetaTensor, decollate_batch
 from monai.transforms import Compose, Invertd, SpatialPadd
 from scipy import ndimage
 
+from crossmoda.errors import InputError
 from crossmoda.registration import Registerd, Registration, ResampleToGridd, transform
 from crossmoda.registration.search import rigid
 
@@ -162,6 +163,16 @@ def test_atlas_from_a_file_is_part_of_the_cache_key(calls, data, tmp_path):
         Registerd("image", fixed=tmp_path / f"{name}.nii.gz", kind="affine", cache=tmp_path / "cache")(data)
     assert len(calls) == 2
     assert calls[0]["kind"] == "affine"
+
+
+def test_an_atlas_that_is_none_is_named(calls, data, tmp_path):
+    truncated, flat = tmp_path / "truncated.nii.gz", tmp_path / "flat.nii.gz"
+    nib.save(nib.Nifti1Image(np.random.RandomState(0).rand(20, 20, 20).astype(np.float32), AFFINE), truncated)
+    truncated.write_bytes(truncated.read_bytes()[:9000])
+    nib.save(nib.Nifti1Image(np.zeros((4, 4), np.float32), AFFINE), flat)
+    for path in (tmp_path / "missing.nii.gz", truncated, flat):
+        with pytest.raises(InputError, match=path.name):
+            Registerd("image", fixed=path)(data)
 
 
 def test_mni_shortcut_is_the_grid_of_li_2021():

@@ -26,7 +26,7 @@ class Limits:
     rotation: float = 30.0
     overlap: float = 0.1
     information: float = 0.1
-    peak: float = 1.2
+    peak: float = 1.15
     scale: float = 1.3
     shear: float = 15.0
     drop: float = 0.02

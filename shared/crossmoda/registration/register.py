@@ -84,8 +84,8 @@ def register(
         fixed_affine: its voxel-to-world matrix.
         fixed_mask: bool, where the fixed image counts; None takes its foreground (`foreground`).
         kind: "rigid" (Li 2021) or "affine" (Han 2022).
-        metric: "mi" for different contrasts, "ncc" for the same (Han 2022 uses ANTs' local cross-correlation of
-            radius 2 there; elastix and itk have it global only, or cannot mask it).
+        metric: "mi" for different contrasts, "ncc" for the same. (Han 2022's code takes ANTs' cross-correlation in
+            neighbourhoods of radius 2 for the latter; elastix' and this one is over the whole mask.)
         backend: "elastix" or "itk".
         bins: histogram bins of "mi" (Han 2022: 128).
         seed: of the backend's random samples.

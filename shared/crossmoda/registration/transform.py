@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zlib
 from collections.abc import Hashable, Mapping, Sequence
 from copy import deepcopy
 from functools import lru_cache
@@ -19,6 +20,7 @@ from monai.transforms import InvertibleTransform, MapTransform, SpatialResample
 from monai.utils import TraceKeys, ensure_tuple_rep
 
 from crossmoda.data.writing import write_text
+from crossmoda.errors import InputError
 
 from .register import Registration, register
 from .template import TEMPLATE_SHAPE, TEMPLATE_SPACING, mni152, template_affine
@@ -70,6 +72,9 @@ class Registerd(MapTransform, InvertibleTransform):
         cache: folder, or one JSON file, of earlier records; one with the same voxels, affine and settings is reused.
         record_key: where the record (`Registration.to_dict`) is put.
         allow_missing_keys: as in MONAI.
+
+    Raises:
+        InputError: if the atlas scan cannot be read.
     """
 
     def __init__(
@@ -118,12 +123,12 @@ class Registerd(MapTransform, InvertibleTransform):
             return Registration.unused(**{k: self.settings[k] for k in ("kind", "metric", "backend")})
         values = image.detach().cpu().numpy()[0]
         affine = image.affine.cpu().double().numpy()
-        target = _load_fixed(self.fixed)
         key = _hash(values, affine, {"fixed": _identity(self.fixed), "version": VERSION, **self.settings})
         path = self.cache if self.cache is None or self.cache.suffix == ".json" else self.cache / f"{key}.json"
         earlier = _read_record(path, key)
         if earlier is not None:
             return earlier
+        target = _load_fixed(self.fixed)
         record = register(values, affine, target.values, target.affine, target.mask, **self.settings)
         if path is not None:
             write_text(json.dumps({"input": key, "registration": record.to_dict()}, indent=1) + "\n", path)
@@ -196,14 +201,23 @@ def _with_affine(image: MetaTensor, affine: torch.Tensor) -> MetaTensor:
 def _load_fixed(fixed: str) -> Volume:
     if fixed == MNI:
         return mni152()
-    image = nib.as_closest_canonical(nib.load(fixed))
-    return Volume(np.asarray(image.dataobj, dtype=np.float32), image.affine)
+    try:
+        image = nib.load(fixed)
+        values = np.asarray(image.dataobj, dtype=np.float32)
+    except (OSError, ValueError, EOFError, zlib.error, nib.filebasedimages.ImageFileError) as error:
+        raise InputError(f"{fixed}: atlas scan cannot be read ({error}): give another file as `fixed`") from error
+    if values.ndim != 3 or not np.isfinite(values).all():
+        raise InputError(f"{fixed}: atlas scan of shape {values.shape}: a 3D image of finite values is needed")
+    return Volume(values, image.affine)
 
 
 @lru_cache(maxsize=8)
 def _identity(fixed: str) -> str:
     """What the fixed image is, wherever it lies: its file's hash."""
-    return MNI if fixed == MNI else hashlib.sha256(Path(fixed).read_bytes()).hexdigest()
+    try:
+        return MNI if fixed == MNI else hashlib.sha256(Path(fixed).read_bytes()).hexdigest()
+    except OSError as error:
+        raise InputError(f"{fixed}: atlas scan cannot be read ({error}): give another file as `fixed`") from error
 
 
 def _hash(values: np.ndarray, affine: np.ndarray, settings: dict) -> str:
