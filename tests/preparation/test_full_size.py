@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from monai.transforms import Invertd
 
-from crossmoda.data import find_release, read_sections, write_datalist
+from crossmoda.data import find_release, read_sections, save_nifti, write_datalist
 from crossmoda.labels import MERGE_2023
-from crossmoda.phantom import make_phantom
+from crossmoda.phantom import CaseSimulator, make_phantom, scanner
 from crossmoda.preparation import Recipe, prepare, restore
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -31,12 +31,31 @@ DICE = dict.fromkeys(EXPECTED, (0.97, 0.90))
 DICE["chen2023"] = (0.90, 0.90)
 
 
+def add_odd_scan(root: Path, name: str, modality: str, spacing: tuple, shape: tuple, patch: pytest.MonkeyPatch) -> dict:
+    """A UKM-like scan, oblique, of a given matrix; labelled if it is ceT1. Returns its datalist item."""
+    patch.setattr(scanner, "_matrix", lambda *_: (shape, spacing))
+    simulator = CaseSimulator("ukm", modality, "full")
+    simulator.set_random_state(shape[2])
+    case = simulator(3)
+    item = {"case": name, "site": "ukm", "image": str(root / f"{name}_{modality}.nii.gz")}
+    save_nifti(case.image, case.affine, item["image"])
+    if modality == "ceT1":
+        item["label"] = str(root / f"{name}_Label.nii.gz")
+        save_nifti(case.parts, case.affine, item["label"])
+    return item
+
+
 @pytest.fixture(scope="module")
 def data_list(tmp_path_factory) -> Path:
-    """Three sites: a labelled ceT1 and an hrT2 each, and one hrT2 for validation."""
+    """Three sites: a labelled ceT1 and an hrT2 each, one hrT2 for validation, and the release's extremes of spacing."""
     root = tmp_path_factory.mktemp("full")
     make_phantom(root, "full", "2023", ["ldn", "etz", "ukm"], 3, 3, 1, seed=5, progress=False)
     release = find_release(root)
+    with pytest.MonkeyPatch.context() as patch:
+        small = add_odd_scan(root, "odd_63", "ceT1", (0.63, 0.63, 1.5), (288, 288, 50), patch)
+        large = add_odd_scan(root, "odd_86", "hrT2", (0.86, 0.86, 3.5), (232, 184, 16), patch)
+    release.sections["source_training"].append(small)
+    release.sections["target_training"].append(large)
     path = root / "datalist.json"
     write_datalist(release.sections, path, release.label_map)
     return path
@@ -46,7 +65,7 @@ def data_list(tmp_path_factory) -> Path:
 def prepared(request, data_list, tmp_path_factory) -> tuple[str, Path]:
     folder = tmp_path_factory.mktemp(request.param)
     summary = prepare(data_list, Recipe.load(request.param), folder, jobs=2, progress=False)
-    assert summary.counts == {"done": 7}
+    assert summary.counts == {"done": 9}
     return request.param, folder
 
 
@@ -63,7 +82,7 @@ def test_sizes_spacings_and_ranges_are_the_papers(prepared) -> None:
     recipe, folder = prepared
     shape, spacing, values = EXPECTED[recipe]
     found = sidecars(folder)
-    assert len(found) == 7
+    assert len(found) == 9
     for sidecar in found:
         image = nib.load(folder / sidecar["section"] / sidecar["prepared"]["files"]["image"])
         assert image.shape[:2] == shape[:2]

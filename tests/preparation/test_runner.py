@@ -94,10 +94,11 @@ def test_done_cases_are_left_and_changed_ones_made_anew(raw: Path, tmp_path: Pat
     assert prepare(raw, other, out, progress=False).counts == {"done": 5}
 
 
-def test_faulty_cases_do_not_stop_the_others(raw: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_faulty_cases_do_not_stop_the_others(raw: Path, tmp_path: Path, jobs: int) -> None:
     (raw.parent / "b_image.nii.gz").write_bytes((raw.parent / "b_image.nii.gz").read_bytes()[:900])
     out = tmp_path / "out"
-    summary = prepare(raw, shin(), out, progress=False)
+    summary = prepare(raw, shin(), out, jobs=jobs, progress=False)
     assert summary.counts == {"done": 4, "faulty": 1}
     report = json.loads(summary.report.read_text())
     (faulty,) = [case for case in report["cases"] if case["status"] == "faulty"]
@@ -134,6 +135,24 @@ def test_a_crop_that_cuts_labels_off_is_told(raw: Path, tmp_path: Path) -> None:
     summary = prepare(raw, recipe, tmp_path / "out", progress=False)
     warnings = [line for outcome in summary.outcomes for line in outcome.warnings]
     assert any("of label 1 lies outside" in line for line in warnings)
+
+
+def test_a_failed_registration_is_told_and_leaves_the_scan_where_it_is(raw: Path, tmp_path: Path) -> None:
+    """Noise is no head: its registration must fail, and nothing of it may go on silently."""
+    scan = nib.load(raw.parent / "a_image.nii.gz")
+    noise = np.random.RandomState(0).randint(0, 1000, scan.shape).astype(np.int16)
+    nib.save(nib.Nifti1Image(noise, scan.affine), raw.parent / "a_image.nii.gz")
+    raw.write_text(json.dumps({"source_training": json.loads(raw.read_text())["source_training"][:1]}))
+    changes = {"denoise": False, "correct_bias": False, "template_shape": [96, 114, 96], "template_spacing": [2, 2, 2]}
+    with pytest.raises(InputError, match="none of them can be used"):  # to learn the region of interest from
+        prepare(raw, Recipe.load("li2021", changes), tmp_path / "out", progress=False)
+    summary = prepare(raw, Recipe.load("li2021", {**changes, "roi_size": None}), tmp_path / "out", progress=False)
+    assert summary.counts == {"done": 1}
+    assert "registration failed" in summary.outcomes[0].warnings[0]
+    sidecar = json.loads((tmp_path / "out" / "source_training" / "a_ceT1.json").read_text())
+    assert sidecar["registration"]["failure"]
+    assert sidecar["warnings"] == summary.outcomes[0].warnings
+    assert np.array_equal(sidecar["scan_from_prepared"], np.eye(4))
 
 
 def test_like_takes_the_settings_of_an_earlier_preparation(raw: Path, tmp_path: Path) -> None:
