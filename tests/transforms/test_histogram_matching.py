@@ -109,3 +109,13 @@ def test_unusable_images_and_references_are_refused(tmp_path):
 
 def test_missing_keys():
     assert HistogramMatchingd("image", np.arange(9.0), allow_missing_keys=True)({"a": 1}) == {"a": 1}
+
+
+def test_order_in_memory_does_not_matter() -> None:
+    """ITK looks at the memory of the arrays it is given; a copy made in passing must live until it has run."""
+    R = np.random.RandomState(0)
+    volume, reference = R.rand(20, 21, 22).astype(np.float32) * 900, R.rand(15, 15, 15).astype(np.float32) ** 2 * 400
+    match = HistogramMatchingd("image", reference)
+    expected = match({"image": volume[None]})["image"]
+    assert np.array_equal(match({"image": np.asfortranarray(volume)[None]})["image"], expected)
+    assert 0 <= expected.min() < expected.max() <= 400

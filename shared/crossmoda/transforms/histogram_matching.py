@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,6 @@ class HistogramMatchingd(MapTransform):
         self.levels = levels
         self.points = points
         self.threshold_at_mean = threshold_at_mean
-        self._values: np.ndarray | None = None  # of the reference; an ITK image could not be sent to a worker
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Matches the images, channel by channel.
@@ -64,8 +64,10 @@ class HistogramMatchingd(MapTransform):
     def _match(self, volume: np.ndarray) -> np.ndarray:
         image_type = itk.Image[itk.F, 3]
         matching = itk.HistogramMatchingImageFilter[image_type, image_type].New()
-        matching.SetSourceImage(itk.image_view_from_array(np.ascontiguousarray(volume)))
-        matching.SetReferenceImage(itk.image_view_from_array(self._reference_values()))
+        # ITK looks at the arrays' own memory: the names keep it until the filter has run.
+        source, reference = np.ascontiguousarray(volume), self._reference_values()
+        matching.SetSourceImage(itk.image_view_from_array(source))
+        matching.SetReferenceImage(itk.image_view_from_array(reference))
         matching.SetNumberOfHistogramLevels(self.levels)
         matching.SetNumberOfMatchPoints(self.points)
         matching.SetThresholdAtMeanIntensity(self.threshold_at_mean)
@@ -74,11 +76,14 @@ class HistogramMatchingd(MapTransform):
 
     def _reference_values(self) -> np.ndarray:
         """float32 (1, 1, N): places do not matter."""
-        if self._values is None:
-            reference = self.reference
-            if isinstance(reference, str | Path):
-                if not Path(reference).is_file():
-                    raise InputError(f"{reference}: no such file; it is to be the reference of histogram matching")
-                reference = LoadImage(image_only=True)(reference)
-            self._values = require_contrast(reference).astype(np.float32).reshape(1, 1, -1)
-        return self._values
+        if isinstance(self.reference, str | Path):
+            path = Path(self.reference).absolute()
+            if not path.is_file():
+                raise InputError(f"{path}: no such file; it is to be the reference of histogram matching")
+            return _load_reference(path, path.stat().st_mtime_ns)
+        return require_contrast(self.reference).astype(np.float32).reshape(1, 1, -1)
+
+
+@lru_cache(maxsize=2)  # a process meets one reference of each modality over and over
+def _load_reference(path: Path, changed: int) -> np.ndarray:
+    return require_contrast(LoadImage(image_only=True)(path)).astype(np.float32).reshape(1, 1, -1)
