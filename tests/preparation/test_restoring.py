@@ -19,9 +19,10 @@ def dice(first: np.ndarray, second: np.ndarray, value: int) -> float:
     return 2 * (a & b).sum() / (a.sum() + b.sum())
 
 
-@pytest.fixture
-def prepared(raw: Path, tmp_path: Path) -> Path:
-    prepare(raw, Recipe.load("shin2021", FINE), tmp_path / "out", progress=False)
+@pytest.fixture(params=["nearest", "linear"])
+def prepared(request, raw: Path, tmp_path: Path) -> Path:
+    recipe = Recipe.load("shin2021", {**FINE, "label_mode": request.param})
+    prepare(raw, recipe, tmp_path / "out", progress=False)
     return tmp_path / "out" / "source_training"
 
 

@@ -42,8 +42,9 @@ def restore(volume: str | Path, sidecar: str | Path, output: str | Path, label: 
         volume: a label map or an image, e.g. a segmentation of the prepared scan.
         sidecar: the prepared scan's JSON.
         output: `.nii.gz` to write; outside the prepared volume it is 0.
-        label: True resamples each class linearly and takes the greatest, False resamples intensities linearly;
-            None decides by the data type: integers are labels.
+        label: True for classes, which go back as the recipe's `label_mode` took labels there: by nearest neighbours, or
+            each class linearly and then the greatest. False for intensities, linearly. None decides by the data type:
+            integers are classes.
 
     Raises:
         InputError: if a file can't be read, or the volume is not on the prepared grid.
@@ -77,18 +78,22 @@ def to_scan_grid(array: np.ndarray, affine: np.ndarray, sidecar: dict[str, Any],
     """
     source = MetaTensor(torch.from_numpy(array.astype(np.float32))[None])
     source.affine = torch.as_tensor(np.asarray(sidecar["scan_from_prepared"]) @ affine)
-    values = np.unique(array) if label else None
-    if label:
+    by_class = label and sidecar["settings"].get("label_mode") == "linear"
+    values = np.unique(array) if by_class else None
+    if by_class:
         places = torch.from_numpy(np.searchsorted(values, array))
         source = MetaTensor(F.one_hot(places, len(values)).movedim(-1, 0).float(), affine=source.affine)
-    resample = SpatialResample(mode="bilinear", padding_mode="zeros", dtype=torch.float32)
+    mode = "nearest" if label and not by_class else "bilinear"
+    resample = SpatialResample(mode=mode, padding_mode="zeros", dtype=torch.float32)
     moved = resample(
         source,
         dst_affine=torch.as_tensor(np.asarray(sidecar["scan"]["affine"])),
         spatial_size=sidecar["scan"]["shape"],
     ).numpy()
-    # Outside the prepared volume all classes are 0; the first of equals is the least value, the background.
-    return values[moved.argmax(0)].astype(array.dtype) if label else moved[0]
+    if by_class:
+        # Outside the prepared volume all classes are 0; the first of equals is the least value, the background.
+        return values[moved.argmax(0)].astype(array.dtype)
+    return np.rint(moved[0]).astype(array.dtype) if label else moved[0]
 
 
 def _scan_header(facts: dict[str, Any]) -> Header:
