@@ -21,7 +21,7 @@ def dice(first: np.ndarray, second: np.ndarray, value: int) -> float:
 
 @pytest.fixture(params=["nearest", "linear"])
 def prepared(request, raw: Path, tmp_path: Path) -> Path:
-    recipe = Recipe.load("shin2021", {**FINE, "label_mode": request.param})
+    recipe = Recipe.load("shin2021", {**FINE, "label_mode": request.param, "back_mode": request.param})
     prepare(raw, recipe, tmp_path / "out", progress=False)
     return tmp_path / "out" / "source_training"
 

@@ -42,9 +42,8 @@ def restore(volume: str | Path, sidecar: str | Path, output: str | Path, label: 
         volume: a label map or an image, e.g. a segmentation of the prepared scan.
         sidecar: the prepared scan's JSON.
         output: `.nii.gz` to write; outside the prepared volume it is 0.
-        label: True for classes, which go back as the recipe's `label_mode` took labels there: by nearest neighbours, or
-            each class linearly and then the greatest. False for intensities, linearly. None decides by the data type:
-            integers are classes.
+        label: True for classes, which go back by the recipe's `back_mode`: by nearest neighbours, or each linearly
+            and then the greatest. False for intensities, linearly. None decides by the data type: integers are classes.
 
     Raises:
         InputError: if a file can't be read, or the volume is not on the prepared grid.
@@ -78,7 +77,7 @@ def to_scan_grid(array: np.ndarray, affine: np.ndarray, sidecar: dict[str, Any],
     """
     source = MetaTensor(torch.from_numpy(array.astype(np.float32))[None])
     source.affine = torch.as_tensor(np.asarray(sidecar["scan_from_prepared"]) @ affine)
-    by_class = label and sidecar["settings"].get("label_mode") == "linear"
+    by_class = label and sidecar["settings"].get("back_mode", "linear") == "linear"
     values = np.unique(array) if by_class else None
     if by_class:
         places = torch.from_numpy(np.searchsorted(values, array))
