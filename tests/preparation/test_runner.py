@@ -55,9 +55,9 @@ def test_volumes_sidecars_and_list(raw: Path, tmp_path: Path) -> None:
 
 
 def test_place_in_the_world_is_kept(raw: Path, tmp_path: Path) -> None:
-    """The labels' centres of mass, in mm, before and after."""
+    """The labels' centres of mass, in mm, before and after (nearest neighbours would move them by up to 0.4 mm)."""
     out = tmp_path / "out"
-    prepare(raw, shin(), out, progress=False)
+    prepare(raw, Recipe.load("shin2021", {**SMALL, "label_mode": "linear"}), out, progress=False)
     for case in ("a", "b"):
         centres = []
         for path in (raw.parent / f"{case}_Label.nii.gz", out / "source_training" / f"{case}_Label.nii.gz"):

@@ -103,12 +103,12 @@ class Page(HTMLParser):
 def test_whole_report(written):
     folder, text = written
     assert "adapted" in text
-    results = json.loads((folder / "results.json").read_text())
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     assert results["focus"] == "adapted"
     assert results["systems"]["oracle"]["all"]["dice"]["VS"]["mean"] == 1
     assert 0 < results["systems"]["adapted"]["gap_closed"]["dice"]["cochlea"] < 1
     assert results["facts"]["seed"] == "7"
-    html = (folder / "index.html").read_text()
+    html = (folder / "index.html").read_text(encoding="utf-8")
     page = Page()
     page.feed(html)
     assert page.open == []
@@ -125,7 +125,7 @@ def test_whole_report(written):
         "overlays_cochlea.png",
         "translations.png",
     ]
-    markdown = (folder / "results.md").read_text()
+    markdown = (folder / "results.md").read_text(encoding="utf-8")
     assert markdown.startswith("Phantom <only>\n\n**Mean ± standard deviation over 3 cases")
 
 
@@ -140,7 +140,7 @@ def test_overlay_shows_both_outlines(written):
 def test_without_scans_and_bounds(run, tmp_path):
     write_report(ReportInput({"adapted": run / "segmentation" / "adapted"}), tmp_path)
     page = Page()
-    page.feed((tmp_path / "index.html").read_text())
+    page.feed((tmp_path / "index.html").read_text(encoding="utf-8"))
     assert len(page.images) == 1  # the curves
 
 

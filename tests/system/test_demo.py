@@ -37,7 +37,7 @@ def start(folder: Path) -> subprocess.Popen:
 
 
 def finish(process: subprocess.Popen, folder: Path) -> None:
-    assert process.wait(timeout=1500) == 0, (folder / "log").read_text()[-4000:]
+    assert process.wait(timeout=1500) == 0, (folder / "log").read_text(errors="replace")[-4000:]
 
 
 def kill_when(process: subprocess.Popen, path: Path) -> None:
@@ -59,7 +59,7 @@ def whole(tmp_path_factory) -> Path:
 
 
 def test_the_run_judges_every_system_against_its_bounds(whole):
-    results = json.loads((whole / "report" / "results.json").read_text())
+    results = json.loads((whole / "report" / "results.json").read_text(encoding="utf-8"))
     for system in ("source-only", "adapted", "oracle"):
         assert system in json.dumps(results)
         with (whole / "segmentation" / system / "predictions" / "metrics.csv").open() as file:
@@ -67,7 +67,7 @@ def test_the_run_judges_every_system_against_its_bounds(whole):
         assert len(rows) == PHANTOM["validation"]
         assert {row["site"] for row in rows} == {"ldn", "etz"}
         assert all(0 <= float(row["dice_VS"]) <= 1 for row in rows)
-    page = (whole / "report" / "index.html").read_text()
+    page = (whole / "report" / "index.html").read_text(encoding="utf-8")
     assert "oracle" in page
     assert "data:image/png;base64" in page
 

@@ -43,6 +43,9 @@ _GZIP_MAGIC = b"\x1f\x8b"
 _DEFLATE_LIMIT = 1032  # times that gzip can shrink data at most (RFC 1951: 258 bytes in two bits)
 _CHUNK = 1 << 24
 
+# nibabel's word on where the voxels begin in a file; it matters to SPM only.
+nib.imageglobals.logger.addFilter(lambda record: "SPM compatible" not in record.getMessage())
+
 
 def open_nifti(path: Path) -> nib.Nifti1Image:
     """Open a file and check its header; the voxels are not read, but the file has room for them.
