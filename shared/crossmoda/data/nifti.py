@@ -43,8 +43,8 @@ _GZIP_MAGIC = b"\x1f\x8b"
 _DEFLATE_LIMIT = 1032  # times that gzip can shrink data at most (RFC 1951: 258 bytes in two bits)
 _CHUNK = 1 << 24
 
-# nibabel's word on where the voxels begin in a file; it matters to SPM only.
-nib.imageglobals.logger.addFilter(lambda record: "SPM compatible" not in record.getMessage())
+# What nibabel says of headers that it mends by itself; what matters of it is checked here, in the user's words.
+nib.imageglobals.logger.addFilter(lambda record: False)
 
 
 def open_nifti(path: Path) -> nib.Nifti1Image:
