@@ -19,7 +19,7 @@ from monai.utils import CommonKeys as Keys
 from torch import nn
 from torch.optim import Optimizer
 
-from crossmoda.engines.objectives import Batch, TranslationObjective
+from crossmoda.engines.objectives.base import Batch, TranslationObjective
 
 TARGET = "target"
 SEGMENTATION = "segmentation"
@@ -255,5 +255,9 @@ def _autocast(device: torch.device, enabled: bool, dtype: str) -> Callable[[], t
 
 
 def _to_device(batch: Batch, device: torch.device, non_blocking: bool) -> Batch:
-    names = ("source", "source_label", "target")
-    return {name: batch[name].to(device, non_blocking=non_blocking) for name in names if name in batch}
+    """The entries that an objective may look at: those of the source and of the target."""
+    return {
+        name: value.to(device, non_blocking=non_blocking)
+        for name, value in batch.items()
+        if name.startswith(("source", "target"))
+    }
