@@ -3,8 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import default_collate
 
-from crossmoda.transforms import UnpairedSlices, ValidationSlices
+from crossmoda.errors import InputError
+from crossmoda.transforms import UnpairedSlices, ValidationSlices, unpaired_slices_or_exit
+from crossmoda.transforms.unpaired_slices import SliceStack, load_stacks
 
 SIZE = (12, 10, 20)
 
@@ -127,3 +130,90 @@ def test_validation_slices_are_fixed_half_with_structures_at_equal_heights():
 def test_a_crop_beyond_the_slices_is_refused():
     with pytest.raises(ValueError, match=r"crop_size \[12, 11\] is larger than the slices \[12, 10\]: lower it"):
         dataset(crop_size=[12, 11])
+
+
+def with_parcellation(item):
+    """The parcellation says its slice, times 10 in the right half."""
+    item = prepare(item)
+    if "parcellation" in item:
+        item["parcellation"] = torch.arange(SIZE[2]).float().expand(1, *SIZE).clone()
+        item["parcellation"][:, 6:] *= 10
+    return item
+
+
+PARCELLATED = [{**item, "image": f"{item['case']}.nii.gz", "parcellation": "p.nii.gz"} for item in SOURCES]
+AT_SITES = [{**item, "image": f"{item['case']}.nii.gz", "site": site} for item, site in zip(SOURCES, "ab", strict=True)]
+TARGETS_AT_SITES = [{**item, "image": "t.nii.gz", "site": "b"} for item in TARGETS]
+
+
+@pytest.mark.parametrize("kind", [UnpairedSlices, ValidationSlices])
+def test_adjacent_slices_are_channels_and_none_beyond_the_ends(kind):
+    data = kind(SOURCES, TARGETS, prepare, slices=3, progress=False)
+    for _ in range(20):
+        for item in data:
+            for name in ("source", "target"):
+                image = item[name]
+                assert image.shape == (3, *SIZE[:2])
+                case, z = case_and_slice(image[1:2])
+                below, above = image[0, 0, 0], image[2, 0, 0]
+                assert float(below) == pytest.approx(case + (z - 1) / 100 if z > 0 else -1, abs=0.004)
+                assert float(above) == pytest.approx(case + (z + 1) / 100 if z < SIZE[2] - 1 else -1, abs=0.004)
+            assert item["source_label"].shape == (1, *SIZE[:2])
+            assert bool(item["source_label"].any()) == (case_and_slice(item["source"][1:2])[1] in (8, 9))
+
+
+def test_more_slices_than_the_volume_has_are_filled_up_on_both_sides():
+    stack = load_stacks(SOURCES, prepare, "volumes", progress=False)[0]
+    stack = SliceStack(stack.image[:2], stack.label[:2], stack.structures)
+    assert stack.adjacent(1, 5)[:, 0, 0].tolist() == pytest.approx([-1, 1, 1.01, -1, -1], abs=0.001)
+
+
+def test_an_even_number_of_slices_is_refused():
+    with pytest.raises(InputError, match="slices is 2: give an odd number"):
+        dataset(slices=2)
+
+
+@pytest.mark.parametrize("kind", [UnpairedSlices, ValidationSlices])
+def test_parcellation_is_that_of_the_middle_slice_and_flips_with_it(kind):
+    options = {"flip_prob": 1.0, "crop_size": (12, 6)} if kind is UnpairedSlices else {}
+    data = kind(PARCELLATED, TARGETS, with_parcellation, parcellation_classes=191, slices=3, progress=False, **options)
+    for item in data:
+        z = case_and_slice(item["source"][1:2])[1]
+        parcellation = item["source_parcellation"]
+        assert parcellation.dtype == torch.uint8
+        first, last = (10 * z, z) if kind is UnpairedSlices else (z, 10 * z)
+        assert (parcellation[:, :6] == first).all()
+        assert (parcellation[:, 6:] == last).all()
+        assert "target_parcellation" not in item
+
+
+def test_a_missing_parcellation_is_named_before_anything_is_prepared():
+    items = [PARCELLATED[0], {**SOURCES[1], "image": "/data/b_ceT1.nii.gz"}]
+    with pytest.raises(InputError, match=r"^/data/b_ceT1.nii.gz has no parcellation .*lambda_parcellation: 0"):
+        UnpairedSlices(items, TARGETS, lambda item: pytest.fail("prepared"), parcellation_classes=9, progress=False)
+
+
+def test_more_classes_than_announced_are_refused():
+    with pytest.raises(InputError, match=r"p.nii.gz has classes from 0 to 190, but parcellation_classes is 12"):
+        UnpairedSlices(PARCELLATED, TARGETS, with_parcellation, parcellation_classes=12, progress=False)
+
+
+@pytest.mark.parametrize("kind", [UnpairedSlices, ValidationSlices])
+def test_sites_are_places_in_the_list_of_sites(kind):
+    data = kind(AT_SITES, TARGETS_AT_SITES, prepare, sites=["b", "a"], progress=False)
+    for item in data:
+        assert item["source_site"].dtype == torch.int64
+        assert int(item["source_site"]) == (1 if case_and_slice(item["source"])[0] == 1 else 0)
+        assert int(item["target_site"]) == 0
+    assert default_collate([data[0], data[1]])["target_site"].shape == (2,)
+
+
+def test_a_volume_of_another_site_is_named():
+    with pytest.raises(InputError, match=r"2.nii.gz is of site 'b', but sites are a, c: "):
+        UnpairedSlices(AT_SITES, TARGETS_AT_SITES, prepare, sites=["a", "c"], progress=False)
+
+
+def test_a_config_ends_with_one_line(capsys):
+    with pytest.raises(SystemExit):
+        unpaired_slices_or_exit(SOURCES, TARGETS, prepare, progress=False, crop_size=[99, 99])
+    assert capsys.readouterr().err.startswith("error: crop_size [99, 99] is larger")

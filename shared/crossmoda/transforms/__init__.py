@@ -9,7 +9,13 @@ from crossmoda.transforms.label_intensity import RandLabelIntensityd
 from crossmoda.transforms.non_local_means import NonLocalMeansd
 from crossmoda.transforms.slice_intensity import ScaleSliceIntensityd
 from crossmoda.transforms.spline_spacing import SplineSpacing, SplineSpacingd
-from crossmoda.transforms.unpaired_slices import RandUnpairedSlice, UnpairedSlices, ValidationSlices
+from crossmoda.transforms.unpaired_slices import (
+    RandUnpairedSlice,
+    UnpairedSlices,
+    ValidationSlices,
+    unpaired_slices_or_exit,
+    validation_slices_or_exit,
+)
 
 __all__ = [
     "CentreShareCropd",
@@ -28,4 +34,6 @@ __all__ = [
     "SplineSpacingd",
     "UnpairedSlices",
     "ValidationSlices",
+    "unpaired_slices_or_exit",
+    "validation_slices_or_exit",
 ]
