@@ -15,6 +15,7 @@ from crossmoda.data.datalist import (
 )
 from crossmoda.data.dicom import convert_series, is_series, read_series
 from crossmoda.data.inputs import case_name, input_items, input_items_or_exit, site_of
+from crossmoda.data.multi_view import pool_views, pool_views_or_exit
 from crossmoda.data.releases import find_by_patterns, find_release
 from crossmoda.data.validation import (
     Header,
@@ -48,6 +49,8 @@ __all__ = [
     "label_map_or_exit",
     "load_datalist",
     "load_datalist_or_exit",
+    "pool_views",
+    "pool_views_or_exit",
     "read_header",
     "read_label",
     "read_sections",
