@@ -35,6 +35,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--validation", type=int, default=8, metavar="N", help="hrT2 validation scans, all sites")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="same seed, same bytes")
     parser.add_argument("--jobs", type=int, default=1, metavar="J", help="processes, one thread each")
+    parser.add_argument(
+        "--paired",
+        action="store_true",
+        help="besides, the hrT2 of each source subject on its ceT1's grid, in OUTPUT/truth/training_source: the truth "
+        "of translations, never for training",
+    )
     return parser.parse_args()
 
 
@@ -52,8 +58,9 @@ def main() -> None:
         raise InputError("--jobs must be at least 1 and --seed at least 0")
     from crossmoda.phantom import make_phantom
 
+    counts = (args.source, args.target, args.validation)
     cases = make_phantom(
-        args.output, args.preset, args.release, sites, args.source, args.target, args.validation, args.seed, args.jobs
+        args.output, args.preset, args.release, sites, *counts, args.seed, args.jobs, paired=args.paired
     )
     print(f"{len(cases)} cases in {args.output}")
 

@@ -11,7 +11,7 @@ from . import tissues as T
 from .geometry import rotation
 from .head import Head
 from .render import Renderer, Signals, tumour_signals
-from .scanner import acquire, plan_scan
+from .scanner import Scan, acquire, paired_scan, plan_scan
 
 HETEROGENEOUS = {"ldn": 0.8, "etz": 1.5, "ukm": 1.0}  # Tilburg's tumours are the more heterogeneous ones
 
@@ -74,6 +74,36 @@ class CaseSimulator(Randomizable):
         Returns:
             The case.
         """
+        scan, pose, shift = self._place(grade, volume, tumour)
+        return self._scan(scan, pose, shift, grade, self.R)
+
+    def paired_target(self, grade: int, seed: int, volume: float | None = None, tumour: bool = True) -> Case:
+        """The hrT2 of the subject whose ceT1 `__call__` gives from the same random state, voxel for voxel.
+
+        Head, tumour, pose, grid, and the deviations of the subject's tissues are those of the ceT1; sequence, quality
+        and intensity scale are the site's for hrT2. It is taken before gadolinium. Bias field, motion and noise are
+        drawn on their own, so nothing but the subject is shared.
+
+        Args:
+            grade: as for `__call__`.
+            seed: of what is drawn on its own.
+            volume: as for `__call__`.
+            tumour: as for `__call__`.
+
+        Returns:
+            The case.
+
+        Raises:
+            ValueError: if the simulator's modality is not ceT1.
+        """
+        if self.modality != "ceT1":
+            raise ValueError("paired_target belongs to a ceT1: make the simulator with modality 'ceT1'")
+        scan, pose, shift = self._place(grade, volume, tumour)
+        own = np.random.RandomState(np.random.SeedSequence([seed, 1]).generate_state(4))
+        return self._scan(paired_scan(own, scan, self.site), pose, shift, grade, own)
+
+    def _place(self, grade: int, volume: float | None, tumour: bool) -> tuple[Scan, np.ndarray, np.ndarray]:
+        """Draw the subject (`head`), the planned scan, and the head's pose (rotation, shift in mm)."""
         R = self.R
         side = 1 if R.rand() < 0.5 else -1
         head = Head(R, grade, side, HETEROGENEOUS[self.site], volume, tumour, self.deform)
@@ -81,25 +111,33 @@ class CaseSimulator(Randomizable):
         pose = rotation(np.clip([5 * R.randn(), 2 * R.randn(), 3 * R.randn()], -8, 8))
         shift = np.array([4, 8, 8]) * R.randn(3)
         centre = pose @ ((head.ears[1].origin + head.ears[-1].origin) / 2) + shift
-        scan = plan_scan(R, self.site, self.modality, self.preset, centre, pose, self.coarsen)
+        return plan_scan(R, self.site, self.modality, self.preset, centre, pose, self.coarsen), pose, shift
+
+    def _scan(
+        self, scan: Scan, pose: np.ndarray, shift: np.ndarray, grade: int, scanner: np.random.RandomState
+    ) -> Case:
+        """Take a scan of `head`; `scanner` draws what is not the subject's."""
+        R, head = self.R, self.head
         contrast = scan.protocol.contrast
         table = scan.protocol.table(T.subject_tissues(R, contrast))
         uptake = head.tumour.uptake
-        if not contrast:  # most hrT2 are taken before gadolinium, some after
+        if self.modality == "hrT2":  # most are taken before gadolinium, some after
             uptake *= float(R.uniform(0.2, 0.6)) if R.rand() < 0.3 else 0.0
+        elif not contrast:
+            uptake = 0.0
         tumour_table = tumour_signals(scan, uptake, float(1 + 0.04 * np.clip(R.randn(), -2, 2)))
         roll = tuple(int(n) for n in R.randint(0, 40, 3))
         signals = Signals(table, tumour_table, roll)
         image, labels = Renderer(head, scan, pose, shift, signals).render()
         reference = float(table[T.WM if contrast else T.CSF])
-        pixels = acquire(R, image, scan, reference) if self.noise else (image / reference).numpy()
+        pixels = acquire(scanner, image, scan, reference) if self.noise else (image / reference).numpy()
         voxel = float(np.prod(scan.spacing)) / 1000
         facts = {
             "site": self.site,
-            "modality": self.modality,
+            "modality": "ceT1" if contrast else "hrT2",
             "protocol": scan.protocol.name,
             "koos": grade,
-            "side": "right" if side > 0 else "left",
+            "side": "right" if head.side > 0 else "left",
             "volume_ml": round(float(np.isin(labels.parts, (1, 2)).sum()) * voxel, 4),
             "extra_meatal_ml": round(float((labels.parts == 1).sum()) * voxel, 4),
             "cochleae_ml": round(float((labels.parts == 3).sum()) * voxel, 4),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from .case import CaseSimulator
 from .layout import (
     PlannedCase,
     case_files,
+    paired_file,
     plan_cases,
     release_label,
     remove_leftovers,
@@ -46,6 +48,20 @@ def make_case(case: PlannedCase, root: Path, release: str, preset: str) -> str:
         write_nifti(files["parcellation"], result.parcels, result.affine)
     facts = {"case": case.name, "section": case.section} | result.facts
     write_bytes(files["facts"], (json.dumps(facts, indent=1) + "\n").encode())
+    return case.name
+
+
+def make_paired(case: PlannedCase, root: Path, preset: str) -> str:
+    """Render the hrT2 of a source case's subject on the ceT1's grid and write it.
+
+    Returns:
+        The case's name.
+    """
+    torch.set_num_threads(1)
+    simulator = CaseSimulator(case.site, "ceT1", preset)
+    simulator.set_random_state(case.seed)
+    result = simulator.paired_target(case.koos, case.seed)
+    write_nifti(paired_file(root, case), result.image, result.affine)
     return case.name
 
 
@@ -86,6 +102,7 @@ def make_phantom(
     seed: int = 0,
     jobs: int = 1,
     progress: bool = True,
+    paired: bool = False,
 ) -> list[PlannedCase]:
     """Make a phantom folder, or what is still missing of it.
 
@@ -100,6 +117,7 @@ def make_phantom(
         seed: the phantom's seed; same seed, same bytes.
         jobs: processes; they do not change the result.
         progress: show a progress bar.
+        paired: besides, the hrT2 of each source case's subject in `truth/training_source`; it changes no other file.
 
     Returns:
         All planned cases.
@@ -113,21 +131,33 @@ def make_phantom(
     check_settings(root, {"version": VERSION, "release": release, "preset": preset, "sites": sites, "seed": seed})
     write_infos(root, release, cases)
     remove_leftovers(root)
-    missing = [case for case in cases if not is_finished(case, root, release)]
-    bar = tqdm(total=len(cases), initial=len(cases) - len(missing), desc="phantom", unit="case", disable=not progress)
-    with bar:
-        if not missing:
-            return cases
-        torch.set_num_threads(1)
-        load_atlas()
-        work = partial(make_case, root=root, release=release, preset=preset)
-        if jobs == 1:
-            for case in missing:
-                work(case)
-                bar.update()
-            return cases
-        # Forked processes share the atlas; nothing has started a thread pool yet (one thread each).
-        with multiprocessing.get_context("fork").Pool(jobs) as pool:
-            for _ in pool.imap_unordered(work, missing):
-                bar.update()
+    wanted = [partial(make_case, case, root, release, preset) for case in cases if not is_finished(case, root, release)]
+    total = len(cases)
+    if paired:
+        sources = [case for case in cases if case.section == "source_training"]
+        wanted += [partial(make_paired, case, root, preset) for case in sources if not paired_file(root, case).exists()]
+        total += len(sources)
+    with tqdm(total=total, initial=total - len(wanted), desc="phantom", unit="scan", disable=not progress) as bar:
+        _run(wanted, jobs, bar)
     return cases
+
+
+def _run(wanted: list[Callable[[], str]], jobs: int, bar: tqdm) -> None:
+    """Make the scans, `jobs` at a time."""
+    if not wanted:
+        return
+    torch.set_num_threads(1)
+    load_atlas()
+    if jobs == 1:
+        for make in wanted:
+            make()
+            bar.update()
+        return
+    # Forked processes share the atlas; nothing has started a thread pool yet (one thread each).
+    with multiprocessing.get_context("fork").Pool(jobs) as pool:
+        for _ in pool.imap_unordered(_call, wanted):
+            bar.update()
+
+
+def _call(make: Callable[[], str]) -> str:
+    return make()

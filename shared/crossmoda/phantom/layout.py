@@ -167,6 +167,11 @@ def case_files(root: Path, release: str, case: PlannedCase) -> dict[str, Path]:
     }
 
 
+def paired_file(root: Path, case: PlannedCase) -> Path:
+    """Path of the hrT2 that belongs to a source case: the truth of its translation."""
+    return root / "truth" / "training_source" / f"{case.name}_hrT2.nii.gz"
+
+
 def release_label(parts: np.ndarray, release: str) -> np.ndarray:
     """The release's label map from the three parts (1 extra-meatal, 2 intra-meatal, 3 cochlea)."""
     if RELEASES[release].parts_in_label:

@@ -7,7 +7,8 @@ the receive coil's bias field and the scanner's own intensity scale, and ends as
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,9 +16,13 @@ import torch
 from . import sequences
 from .geometry import Grid as SmoothGrid
 from .geometry import rotation, smooth_noise
+from .sequences import Protocol
 
 SITES = ("ldn", "etz", "ukm")
 MODALITIES = ("ceT1", "hrT2")
+# The hrT2 that a site takes beside its ceT1, and the intensity of the reference tissue in each protocol's files.
+PAIRS = {"MPRAGE": sequences.CISS, "FFE": sequences.TSE}
+SCALES = {"MPRAGE": 420, "FFE": 640, "CISS": 780, "TSE": 1050}
 
 
 @dataclass
@@ -36,7 +41,7 @@ class Scan:
         ear_fine: subsamples a voxel around the ears (in plane, through plane).
     """
 
-    protocol: sequences.Protocol
+    protocol: Protocol
     shape: tuple[int, int, int]
     spacing: tuple[float, float, float]
     affine: np.ndarray
@@ -117,12 +122,34 @@ def plan_scan(
         shape=shape,
         spacing=spacing,
         affine=affine,
-        acquired=(float(R.uniform(0.72, 0.95)), float(R.uniform(0.65, 0.9))),
-        snr=float(R.uniform(17, 30) if ce else R.uniform(32, 58)) * (0.85 if site == "ukm" else 1.0),
-        scale=float({"ldn": 420, "etz": 640}[kind] if ce else {"ldn": 780, "etz": 1050}[kind]) * R.uniform(0.8, 1.25),
+        **_quality(R, site, protocol),
         fine=(1, 2),
         ear_fine=(2, 5) if small else (3, 4),
     )
+
+
+def paired_scan(R: np.random.RandomState, scan: Scan, site: str) -> Scan:
+    """The hrT2 that goes with a ceT1: the same grid, the sequence of the same vendor, a quality of its own.
+
+    Args:
+        R: source of randomness.
+        scan: the ceT1.
+        site: its site.
+
+    Returns:
+        The hrT2.
+    """
+    protocol = PAIRS[scan.protocol.name]
+    return replace(scan, protocol=protocol, **_quality(R, site, protocol))
+
+
+def _quality(R: np.random.RandomState, site: str, protocol: Protocol) -> dict[str, Any]:
+    """Acquired shares of the matrix, signal-to-noise ratio and intensity scale of one scan."""
+    return {
+        "acquired": (float(R.uniform(0.72, 0.95)), float(R.uniform(0.65, 0.9))),
+        "snr": float(R.uniform(17, 30) if protocol.contrast else R.uniform(32, 58)) * (0.85 if site == "ukm" else 1.0),
+        "scale": float(SCALES[protocol.name]) * R.uniform(0.8, 1.25),
+    }
 
 
 def bias_field(R: np.random.RandomState, shape: tuple[int, int, int], strength: float = 0.12) -> torch.Tensor:
