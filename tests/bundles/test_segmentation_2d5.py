@@ -280,6 +280,70 @@ def test_methods_change_what_they_say():
     assert target == "crossmoda.transforms.RandLabelIntensityd"
 
 
+TARGET_AUGMENTATIONS = (
+    "target_augmentation_choi2021",
+    "target_augmentation_latim2022",
+    "target_augmentation_winner2023",
+)
+
+
+def test_published_target_augmentations():
+    configs = {name: ConfigParser.load_config_file(bundle_config(f"methods/{name}")) for name in TARGET_AUGMENTATIONS}
+    choi, latim, winner = (configs[name]["target_augmentation"] for name in TARGET_AUGMENTATIONS)
+    assert (choi["labels"], choi["ranges"], choi["prob"], choi["only_if"]) == ([1], [[0.5, 0.5]], 1.0, "halved")
+    assert latim["volumes"] == [[2340, None], [None, 288], None]
+    assert latim["ranges"] == [[0.7, 1.2, 1.5], [0.6, 0.8, 1.2], [2, 3, 4]]
+    assert (winner["labels"], winner["ranges"]) == ([1, 2], [[1.2, 2.0], [0.5, 1.0]])
+    assert 0.1 <= winner["prob"] <= 0.2
+
+
+def test_choi_2021_trains_on_each_volume_and_on_its_halved_copy(data_list, tmp_path):
+    files = ["train", "methods/target_augmentation_choi2021"]
+    workflow = ConfigWorkflow(
+        [bundle_config(name) for name in files], logging_file=False, **train_overrides(data_list, tmp_path)
+    )
+    items = workflow.parser.get_parsed_content("train_items")
+    cases = [item["case"] for item in workflow.parser.get_parsed_content("split")[0]]
+    assert [(item["case"], item["halved"]) for item in items] == [(c, h) for h in (False, True) for c in cases]
+    transform = workflow.parser.get_parsed_content("target_augmentation")
+    item = {"image": torch.ones(1, 4, 4, 4), "label": torch.ones(1, 4, 4, 4)}
+    assert [float(transform({**item, "halved": h})["image"].mean()) for h in (False, True)] == [1.0, 0.5]
+
+
+@pytest.mark.parametrize("name", TARGET_AUGMENTATIONS)
+def test_target_augmentations_do_no_harm_at_inference(name):
+    plain, overlaid = ConfigParser(), ConfigParser()
+    plain.read_config(bundle_config("inference"))
+    overlaid.read_config([bundle_config("inference"), bundle_config(f"methods/{name}")])
+    assert {key: overlaid[key] for key in plain.get()} == plain.get()
+
+
+def test_trains_on_several_views_of_each_case(tmp_path):
+    """What bundles/translation/configs/multi_view.yaml writes."""
+    views = {view: str(write_dataset(tmp_path / view)) for view in ("cyclegan", "qs_attn")}
+    for view in views:  # the views' labels are the same files
+        change_labels(tmp_path / view / "datalist.json", tmp_path / "cyclegan")
+    config_file = str(ROOT / "bundles/translation/configs/multi_view.yaml")
+    run(config_file=config_file, logging_file=False, views=views, output_dir=str(tmp_path / "pool"))
+    values = train_overrides(tmp_path / "pool" / "datalist.json", tmp_path / "out", val_fraction=0.25)
+    workflow = ConfigWorkflow([bundle_config("train")], workflow_type="train", logging_file=False, **values)
+    workflow.initialize()
+    training, validation = (
+        workflow.parser.get_parsed_content(f"{part}::dataset::data") for part in ("train", "validate")
+    )
+    assert (len(training), len(validation)) == (6, 2)
+    assert len({item["case"] for item in validation}) == 1
+    workflow.run()
+    assert (tmp_path / "out" / "model" / "model.pt").is_file()
+
+
+def change_labels(data_list, folder):
+    content = json.loads(data_list.read_text())
+    for item in content["source_training"]:
+        item["label"] = os.path.relpath(folder / item["label"], data_list.parent)
+    data_list.write_text(json.dumps(content))
+
+
 def test_killed_training_continues_and_ends_the_same(data_list, tmp_path):
     epochs = 6
     whole, killed = tmp_path / "whole", tmp_path / "killed"

@@ -2,7 +2,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from crossmoda.transforms import RandLabelIntensityd
+from crossmoda.transforms import LabelVolumesd, RandLabelIntensityd
 
 SHAPE = (1, 20, 18, 10)
 
@@ -56,7 +56,7 @@ def test_probability_is_for_each_label(item):
     changed = []
     for _ in range(400):
         transform.randomize()
-        changed.append((1 in transform.factors, 2 in transform.factors))
+        changed.append([factor is not None for factor in transform.factors])
     for label in (0, 1):
         assert sum(pair[label] for pair in changed) / 400 == pytest.approx(0.5, abs=0.1)
     assert sum(all(pair) for pair in changed) / 400 == pytest.approx(0.25, abs=0.1)
@@ -81,8 +81,66 @@ def test_absent_label_is_skipped(item):
     assert torch.equal(make()(item)["image"], item["image"])
 
 
+def test_discrete_factors_are_equally_likely():
+    transform = make(labels=[1], ranges=[[0.7, 1.2, 1.5]], discrete=True)
+    drawn = []
+    for _ in range(600):
+        transform.randomize()
+        drawn += transform.factors
+    assert set(drawn) == {0.7, 1.2, 1.5}
+    for factor in (0.7, 1.2, 1.5):
+        assert drawn.count(factor) / 600 == pytest.approx(1 / 3, abs=0.07)
+
+
+def test_volumes_are_in_mm3_of_the_whole_scan(item):
+    affine = torch.diag(torch.tensor([-0.5, 0.5, 2.0, 1.0], dtype=torch.float64))
+    item["label"].affine = affine
+    measured = LabelVolumesd("label")(item)
+    # 6 x 6 x 4 and 3 x 3 x 2 voxels of 0.5 mm3
+    assert measured["label_volumes"] == {1: pytest.approx(72.0), 2: pytest.approx(9.0)}
+    assert "label_volumes" not in item
+
+
+@pytest.mark.parametrize(
+    ("volumes", "ratio"),
+    [
+        ([[None, 100], [200, None]], (0.5, 1.0)),  # 72 mm3 is small, 9 mm3 is not large
+        ([[100, None], None], (1.0, 2.0)),
+        ([[72.5, None], [5, 12]], (1.0, 2.0)),
+        ([[None, 71.5], [9.5, 12]], (1.0, 1.0)),
+    ],
+)
+def test_only_structures_of_some_size_change(item, volumes, ratio):
+    item["label"].affine = torch.diag(torch.tensor([0.5, 0.5, 2.0, 1.0], dtype=torch.float64))
+    item = LabelVolumesd("label")(item)
+    # A patch that cuts the tumour, as a random crop would.
+    patch = {key: value[:, 5:] if key in ("image", "label") else value for key, value in item.items()}
+    out = make(ranges=[[0.5, 0.5], [2.0, 2.0]], volumes=volumes)(patch)["image"] / patch["image"]
+    for label, expected in zip((1, 2), ratio, strict=True):
+        assert torch.allclose(out[patch["label"] == label].as_tensor(), torch.tensor(expected))
+
+
+def test_volumes_of_one_label_may_divide_it(item):
+    item["label_volumes"] = {1: 3000.0, 2: 50.0}
+    options = {"labels": [1, 1], "ranges": [[0.7], [0.6]], "discrete": True, "volumes": [[2340, None], [None, 288]]}
+    inside = item["label"] == 1
+    for volume, factor in ((3000.0, 0.7), (1000.0, 1.0), (100.0, 0.6)):
+        item["label_volumes"][1] = volume
+        out = make(**options)(item)["image"]
+        assert torch.allclose(out[inside], factor * item["image"][inside])
+
+
+def test_unmeasured_volume_is_refused(item):
+    with pytest.raises(ValueError, match="put LabelVolumesd before the crop"):
+        make(volumes=[[10, None], None])(item)
+
+
 def test_wrong_ranges_are_refused():
     with pytest.raises(ValueError, match="range"):
         make(ranges=[[0.5, 0.5]])
+    with pytest.raises(ValueError, match="volumes"):
+        make(volumes=[None])
+    with pytest.raises(ValueError, match=">= 0"):
+        make(ranges=[[-1, 0.5], [1, 2]], discrete=True)
     with pytest.raises(ValueError, match="low <= high"):
         make(ranges=[[0.5, 0.4], [1, 2]])

@@ -5,7 +5,7 @@ from crossmoda.transforms.clahe import RandMultiDimensionalCLAHEd
 from crossmoda.transforms.crops import CentreShareCropd, FixedPatchCropd, PadToSquared, PercentileCentreCropd
 from crossmoda.transforms.elastic import RandControlPointElasticd
 from crossmoda.transforms.histogram_matching import HistogramMatchingd
-from crossmoda.transforms.label_intensity import RandLabelIntensityd
+from crossmoda.transforms.label_intensity import LabelVolumesd, RandLabelIntensityd
 from crossmoda.transforms.non_local_means import NonLocalMeansd
 from crossmoda.transforms.slice_intensity import ScaleSliceIntensityd
 from crossmoda.transforms.spline_spacing import SplineSpacing, SplineSpacingd
@@ -21,6 +21,7 @@ __all__ = [
     "CentreShareCropd",
     "FixedPatchCropd",
     "HistogramMatchingd",
+    "LabelVolumesd",
     "N4BiasFieldCorrectiond",
     "NonLocalMeansd",
     "PadToSquared",

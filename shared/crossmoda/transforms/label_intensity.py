@@ -12,6 +12,30 @@ from monai.networks.layers import GaussianFilter
 from monai.transforms import MapTransform, RandomizableTransform
 
 
+class LabelVolumesd(MapTransform):
+    """Notes the volume of each class under `<key>_volumes`, {class: mm3}; goes before any crop.
+
+    A crop cuts structures, so that the size of a tumour can't be told from a patch. MONAI has no such transform.
+
+    Args:
+        keys: label maps (1, X, Y, Z), MetaTensors whose affine is in mm.
+        labels: class numbers to measure.
+        allow_missing_keys: as in MONAI.
+    """
+
+    def __init__(self, keys: KeysCollection, labels: Sequence[int] = (1, 2), allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.labels = tuple(labels)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Adds the volumes."""
+        d = dict(data)
+        for key in self.key_iterator(d):
+            voxel = abs(float(np.linalg.det(np.asarray(d[key].affine, dtype=float)[:3, :3])))
+            d[f"{key}_volumes"] = {label: voxel * int((d[key] == label).sum()) for label in self.labels}
+        return d
+
+
 class RandLabelIntensityd(RandomizableTransform, MapTransform):
     """Multiplies the voxels inside a structure by a random factor.
 
@@ -25,8 +49,11 @@ class RandLabelIntensityd(RandomizableTransform, MapTransform):
     Args:
         keys: images (C, X, Y, Z) with values >= 0 (a factor has no meaning on other scales).
         label_key: label map (1, X, Y, Z) of the same grid.
-        labels: class numbers to change.
+        labels: class numbers to change. One may come twice with other `volumes`.
         ranges: lowest and highest factor for each of `labels`; equal ends give a fixed factor.
+        discrete: `ranges` holds for each of `labels` the factors themselves, each as likely as the others.
+        volumes: lowest and highest volume in mm3 for each of `labels`, below and above which it stays as it is; an end
+            may be None, and so may a pair. Needs `LabelVolumesd` before the crop. None changes all.
         prob: probability for each label.
         edge_sigma: sigma in voxels by which the mask's edge is softened; 0 keeps it sharp.
         heterogeneity: standard deviation h of the factor inside the structure; 0 gives one factor for all of it.
@@ -42,6 +69,8 @@ class RandLabelIntensityd(RandomizableTransform, MapTransform):
         label_key: str,
         labels: Sequence[int],
         ranges: Sequence[Sequence[float]],
+        discrete: bool = False,
+        volumes: Sequence[Sequence[float | None] | None] | None = None,
         prob: float = 0.1,
         edge_sigma: float = 0.0,
         heterogeneity: float = 0.0,
@@ -51,35 +80,44 @@ class RandLabelIntensityd(RandomizableTransform, MapTransform):
     ) -> None:
         MapTransform.__init__(self, keys, allow_missing_keys)
         RandomizableTransform.__init__(self, prob)
-        if len(labels) != len(ranges):
-            raise ValueError(f"{len(labels)} labels but {len(ranges)} ranges: give one range for each label")
-        if any(len(ends) != 2 or not 0 <= ends[0] <= ends[1] for ends in ranges):
+        if len(labels) != len(ranges) or (volumes is not None and len(labels) != len(volumes)):
+            raise ValueError(f"{len(labels)} labels: give one entry of ranges (and of volumes) for each label")
+        if any(len(factors) == 0 or min(factors) < 0 for factors in ranges):
+            raise ValueError(f"factors must be >= 0, got {ranges}")
+        if not discrete and any(len(ends) != 2 or ends[0] > ends[1] for ends in ranges):
             raise ValueError(f"ranges must be pairs 0 <= low <= high, got {ranges}")
         self.label_key = label_key
         self.labels = tuple(labels)
-        self.ranges = tuple(tuple(ends) for ends in ranges)
+        self.ranges = tuple(tuple(factors) for factors in ranges)
+        self.discrete = discrete
+        self.volumes = tuple(volumes) if volumes is not None else (None,) * len(self.labels)
         self.edge_sigma = edge_sigma
         self.heterogeneity = heterogeneity
         self.heterogeneity_sigma = heterogeneity_sigma
         self.only_if = only_if
-        self.factors: dict[int, float] = {}
+        self.factors: list[float | None] = []
 
     def randomize(self, data: Any = None) -> None:
-        """Draws which labels change and by which factor."""
-        self.factors = {}
-        for label, (low, high) in zip(self.labels, self.ranges, strict=True):
+        """Draws a factor for each of the labels; None leaves it as it is."""
+        self.factors = []
+        for factors in self.ranges:
             super().randomize(None)
-            factor = float(self.R.uniform(low, high))
-            if self._do_transform:
-                self.factors[label] = factor
+            factor = float(self.R.choice(factors) if self.discrete else self.R.uniform(*factors))
+            self.factors.append(factor if self._do_transform else None)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Changes the images; the label stays."""
+        """Changes the images; the label stays.
+
+        Raises:
+            ValueError: if a volume matters and `LabelVolumesd` has not measured it.
+        """
         d = dict(data)
         self.randomize()
         if self.only_if is not None and not d.get(self.only_if, False):
             return d
-        for label, factor in self.factors.items():
+        for label, factor, bounds in zip(self.labels, self.factors, self.volumes, strict=True):
+            if factor is None or not self._within(d, label, bounds):
+                continue
             mask = torch.as_tensor(d[self.label_key]) == label
             if not mask.any():
                 continue
@@ -90,6 +128,15 @@ class RandLabelIntensityd(RandomizableTransform, MapTransform):
                 image[box] = image[box] * gain.to(image)
                 d[key] = image
         return d
+
+    def _within(self, data: Mapping[Hashable, Any], label: int, bounds: Sequence[float | None] | None) -> bool:
+        if bounds is None:
+            return True
+        measured = data.get(f"{self.label_key}_volumes", {})
+        if label not in measured:
+            raise ValueError(f"the volume of label {label} is not known: put LabelVolumesd before the crop")
+        low, high = bounds
+        return (low is None or measured[label] > low) and (high is None or measured[label] < high)
 
     def _soft(self, mask: torch.Tensor) -> torch.Tensor:
         return _smooth(mask, self.edge_sigma) if self.edge_sigma > 0 else mask
