@@ -2,29 +2,34 @@
 
 from crossmoda.engines.autocast import AutocastInferer
 from crossmoda.engines.checkpoint import ResumableRun, SaveBest, save_atomically
+from crossmoda.engines.discriminator_watch import DiscriminatorWatch
 from crossmoda.engines.epoch_line import EpochLine
 from crossmoda.engines.history import HistoryCsv, read_history
 from crossmoda.engines.image_pool import ImagePool
 from crossmoda.engines.mirror import MirrorInferer
 from crossmoda.engines.mlflow import MLFlowRun, end_parent_run, start_parent_run
-from crossmoda.engines.objectives import CycleGAN, CycleGANSegmenter, TranslationObjective
-from crossmoda.engines.schedules import linear_decay
+from crossmoda.engines.objectives import CUT, CycleGAN, CycleGANSegmenter, QSAttn, SiteCycleGAN, TranslationObjective
+from crossmoda.engines.schedules import linear_decay, step_argument
 from crossmoda.engines.translation import TranslationEvaluator, TranslationTrainer
 from crossmoda.engines.translation_pictures import TranslationPictures
 from crossmoda.engines.translation_score import TranslationScore
 from crossmoda.engines.weights import load_weights, load_weights_or_exit
 
 __all__ = [
+    "CUT",
     "AutocastInferer",
     "CycleGAN",
     "CycleGANSegmenter",
+    "DiscriminatorWatch",
     "EpochLine",
     "HistoryCsv",
     "ImagePool",
     "MLFlowRun",
     "MirrorInferer",
+    "QSAttn",
     "ResumableRun",
     "SaveBest",
+    "SiteCycleGAN",
     "TranslationEvaluator",
     "TranslationObjective",
     "TranslationPictures",
@@ -37,4 +42,5 @@ __all__ = [
     "read_history",
     "save_atomically",
     "start_parent_run",
+    "step_argument",
 ]
