@@ -1,5 +1,6 @@
 """Trainers and handlers that MONAI's engines lack."""
 
+from crossmoda.engines.adjacent_slices import AdjacentSlicesInferer
 from crossmoda.engines.autocast import AutocastInferer
 from crossmoda.engines.checkpoint import ResumableRun, SaveBest, save_atomically
 from crossmoda.engines.discriminator_watch import DiscriminatorWatch
@@ -8,8 +9,16 @@ from crossmoda.engines.history import HistoryCsv, read_history
 from crossmoda.engines.image_pool import ImagePool
 from crossmoda.engines.mirror import MirrorInferer
 from crossmoda.engines.mlflow import MLFlowRun, end_parent_run, start_parent_run
-from crossmoda.engines.objectives import CUT, CycleGAN, CycleGANSegmenter, QSAttn, SiteCycleGAN, TranslationObjective
-from crossmoda.engines.schedules import linear_decay, step_argument
+from crossmoda.engines.objectives import (
+    CUT,
+    CycleGAN,
+    CycleGANSegmenter,
+    MSFNet,
+    QSAttn,
+    SiteCycleGAN,
+    TranslationObjective,
+)
+from crossmoda.engines.schedules import linear_decay, poly_decay, step_argument
 from crossmoda.engines.translation import TranslationEvaluator, TranslationTrainer
 from crossmoda.engines.translation_pictures import TranslationPictures
 from crossmoda.engines.translation_score import TranslationScore
@@ -17,6 +26,7 @@ from crossmoda.engines.weights import load_weights, load_weights_or_exit
 
 __all__ = [
     "CUT",
+    "AdjacentSlicesInferer",
     "AutocastInferer",
     "CycleGAN",
     "CycleGANSegmenter",
@@ -25,6 +35,7 @@ __all__ = [
     "HistoryCsv",
     "ImagePool",
     "MLFlowRun",
+    "MSFNet",
     "MirrorInferer",
     "QSAttn",
     "ResumableRun",
@@ -39,6 +50,7 @@ __all__ = [
     "linear_decay",
     "load_weights",
     "load_weights_or_exit",
+    "poly_decay",
     "read_history",
     "save_atomically",
     "start_parent_run",

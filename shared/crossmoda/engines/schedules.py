@@ -1,8 +1,13 @@
-"""Learning rate factors for `torch.optim.lr_scheduler.LambdaLR`."""
+"""What learning rate schedules need beyond torch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
+
+import ignite.distributed as idist
+from ignite.engine import Engine
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 
 def linear_decay(constant_epochs: int, decay_epochs: int) -> Callable[[int], float]:
@@ -23,3 +28,43 @@ def linear_decay(constant_epochs: int, decay_epochs: int) -> Callable[[int], flo
         return 1.0 - max(0, epoch + 1 - constant_epochs) / (decay_epochs + 1)
 
     return factor
+
+
+def poly_decay(epochs: int, lowest: float = 0.0, exponent: float = 0.9) -> Callable[[int], float]:
+    """Factor from 1 down to `lowest` over `epochs`: lowest + (1 - lowest) (1 - e / epochs) ^ exponent.
+
+    torch's `PolynomialLR` ends at 0.
+
+    Args:
+        epochs: epochs of the descent.
+        lowest: the last rate as a share of the first.
+        exponent: 1 is linear.
+
+    Example:
+        >>> [round(poly_decay(2, 0.5, 1.0)(epoch), 2) for epoch in range(3)]
+        [1.0, 0.75, 0.5]
+    """
+
+    def factor(epoch: int) -> float:
+        return lowest + (1 - lowest) * max(0.0, 1 - epoch / epochs) ** exponent
+
+    return factor
+
+
+def step_argument(schedule: LRScheduler, metric: str = "loss") -> Callable[[Engine], tuple[Any, ...]]:
+    """`step_transform` of MONAI's `LrScheduleHandler` for any schedule: a plateau schedule gets the metric.
+
+    MONAI's handler calls `step()` without an argument unless told otherwise, which `ReduceLROnPlateau` refuses.
+
+    Args:
+        schedule: the handler's schedule.
+        metric: name in the trainer's `state.metrics`; its mean over all processes is used, so that their learning
+            rates stay the same.
+    """
+
+    def argument(engine: Engine) -> tuple[Any, ...]:
+        if not isinstance(schedule, ReduceLROnPlateau):
+            return ()
+        return (idist.all_reduce(engine.state.metrics[metric]) / idist.get_world_size(),)
+
+    return argument

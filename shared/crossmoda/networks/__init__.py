@@ -1,17 +1,37 @@
 """Networks that MONAI lacks."""
 
-from crossmoda.networks.init import init_kaiming, init_normal
+from crossmoda.networks.blur import BlurDown, BlurUp
+from crossmoda.networks.init import init_kaiming, init_normal, init_xavier, initialise
+from crossmoda.networks.msf_net import MSFDecoder, MSFDiscriminator, MSFEncoder, MSFGenerator, MSFProxyDecoder
 from crossmoda.networks.padding import pad_to_multiple
+from crossmoda.networks.patch_discriminator import AntialiasedPatchDiscriminator
+from crossmoda.networks.patch_projector import PatchProjector
+from crossmoda.networks.query_attention import QueryAttention
 from crossmoda.networks.resnet_generator import ResnetGenerator
+from crossmoda.networks.site_generator import SiteGenerator, site_generator_or_exit
 from crossmoda.networks.unet2d5 import UNet2d5
 from crossmoda.networks.unet_generator import UNetDecoder, UNetGenerator
 
 __all__ = [
+    "AntialiasedPatchDiscriminator",
+    "BlurDown",
+    "BlurUp",
+    "MSFDecoder",
+    "MSFDiscriminator",
+    "MSFEncoder",
+    "MSFGenerator",
+    "MSFProxyDecoder",
+    "PatchProjector",
+    "QueryAttention",
     "ResnetGenerator",
+    "SiteGenerator",
     "UNet2d5",
     "UNetDecoder",
     "UNetGenerator",
     "init_kaiming",
     "init_normal",
+    "init_xavier",
+    "initialise",
     "pad_to_multiple",
+    "site_generator_or_exit",
 ]
