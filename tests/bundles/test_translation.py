@@ -19,7 +19,7 @@ from crossmoda.engines import read_history
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "bundles" / "translation" / "configs"
-METHODS = ("cyclegan", "cyclegan_segmenter")
+METHODS = ("cyclegan", "cyclegan_segmenter", "site_cyclegan")
 TINY = {
     "features": 4,
     "n_blocks": 1,
@@ -153,7 +153,7 @@ def test_inference_properties(data_list, trained):
     assert workflow.check_properties() == []
 
 
-@pytest.mark.parametrize("overlay", [[], ["methods/cyclegan.yaml"], ["methods/cyclegan_segmenter.yaml"]])
+@pytest.mark.parametrize("overlay", [[], *[[f"methods/{method}.yaml"] for method in METHODS]])
 def test_network_takes_and_gives_what_the_metadata_says(overlay, tmp_path):
     config_file = [str(CONFIGS / name) for name in ("inference.yaml", *overlay)]
     verify_net_in_out("network_def", meta_file=str(CONFIGS / "metadata.json"), config_file=config_file, device="cpu")
@@ -331,6 +331,21 @@ def test_shin_2021_numbers():
     weights = [shin[f"lambda_{name}"] for name in ("cycle", "identity", "segmentation")]
     assert weights == [10, 5, 100]
     assert (shin["max_epochs"], shin["learning_rate"], shin["fake_segmentation_after"]) == (50, 1e-4, 5)
+
+
+def test_site_cyclegan_translates_into_the_site_asked_for(data_list, tmp_path, capsys):
+    assert config("train.yaml", "methods/site_cyclegan.yaml")["sites"] == ["ldn", "etz"]
+    train("site_cyclegan", data_list, tmp_path, max_epochs=1)
+    options = {**TINY_INFERENCE, "data_list": data_list, "ckpt_dir": str(tmp_path / "models")}
+    volumes = []
+    for site in ("ldn", "etz"):
+        run(config_file=files("inference", "site_cyclegan"), output_dir=str(tmp_path / site), site=site, **options)
+        volumes.append(nib.load(tmp_path / site / "s0_hrT2.nii.gz").get_fdata())
+    assert not np.array_equal(*volumes)
+    with pytest.raises(SystemExit) as exit_info:
+        run(config_file=files("inference", "site_cyclegan"), output_dir=str(tmp_path), site="ukm", **options)
+    assert exit_info.value.code == 2
+    assert "site 'ukm' is none of those in sites (ldn, etz): name one of them with --site" in capsys.readouterr().err
 
 
 def test_run_from_the_shell_with_mlflow(data_list, tmp_path):

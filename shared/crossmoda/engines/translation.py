@@ -19,7 +19,7 @@ from monai.utils import CommonKeys as Keys
 from torch import nn
 from torch.optim import Optimizer
 
-from crossmoda.engines.objectives.base import Batch, TranslationObjective
+from crossmoda.engines.objectives.base import Batch, TranslationObjective, middle_slice
 
 TARGET = "target"
 SEGMENTATION = "segmentation"
@@ -174,7 +174,8 @@ class TranslationEvaluator(Evaluator):
     """Translates validation slices; its metrics (`TranslationScore`) need no target label.
 
     The output holds `image` (source), `label` (the source's), `pred` (translation), `target` (real target slices),
-    and `segmentation` (None if the objective has no segmenter for target slices).
+    and `segmentation` (None if the objective has no segmenter for target slices), each (B, 1, H, W): of adjacent slices
+    the middle one.
 
     Args:
         device: where to run.
@@ -205,13 +206,13 @@ class TranslationEvaluator(Evaluator):
     def _iteration(self, engine: Engine, batchdata: Batch) -> Batch:
         batch = _to_device(batchdata, engine.state.device, engine.non_blocking)
         with self.mode(self.objective), self.autocast():
-            translated = self.inferer(batch["source"], self.objective.translate)
+            translated = self.inferer(batch["source"], self.objective.translate, **self.objective.conditions(batch))
             segmentation = self.objective.segment(translated)
         engine.state.output = {
-            Keys.IMAGE: batch["source"],
+            Keys.IMAGE: middle_slice(batch["source"]),
             Keys.LABEL: batch["source_label"],
-            Keys.PRED: translated.float(),
-            TARGET: batch["target"],
+            Keys.PRED: middle_slice(translated).float(),
+            TARGET: middle_slice(batch["target"]),
             SEGMENTATION: segmentation,
         }
         engine.fire_event(IterationEvents.MODEL_COMPLETED)

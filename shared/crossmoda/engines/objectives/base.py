@@ -14,7 +14,8 @@ class TranslationObjective(nn.Module, ABC):
     """Owns the networks of a translation method and answers three questions; `TranslationTrainer` does the rest.
 
     A batch holds `source` and `target`, unpaired slices (B, C, H, W) in [-1, 1], and `source_label` (B, 1, H, W),
-    the label of `source`. No target label exists.
+    the label of `source`, of its middle slice if C adjacent slices are the channels. No target label exists. If the
+    data were asked for them: `source_parcellation` (B, 1, H, W), and `source_site` and `target_site` (B,).
 
     To add a method: subclass, implement the abstract methods, and write an overlay in
     `bundles/translation/configs/methods`.
@@ -55,6 +56,10 @@ class TranslationObjective(nn.Module, ABC):
         """Called by the trainer before each epoch (from 1), for losses that enter later."""
         self.epoch = epoch
 
+    def conditions(self, batch: Batch) -> Batch:
+        """What `translate` takes by name beside the source slices, of a batch (a site code, say); here nothing."""
+        return {}
+
     def segment(self, target: torch.Tensor) -> torch.Tensor | None:
         """Label maps (B, 1, H, W) of target-like slices if the method has a segmenter for them, else None."""
         return None
@@ -62,3 +67,9 @@ class TranslationObjective(nn.Module, ABC):
     def preview(self, batch: Batch) -> Batch:
         """Named slices (B, 1, H, W) to look at, in the order of the picture's columns."""
         return {"source": batch["source"], "translated": self.translate(batch["source"]), "target": batch["target"]}
+
+
+def middle_slice(images: torch.Tensor) -> torch.Tensor:
+    """(B, C, H, W) with an odd number of adjacent slices as channels -> (B, 1, H, W), the middle one."""
+    middle = images.shape[1] // 2
+    return images[:, middle : middle + 1]

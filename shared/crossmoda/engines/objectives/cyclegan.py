@@ -86,10 +86,8 @@ class CycleGAN(TranslationObjective):
             if self.lambda_kspace:
                 losses[f"kspace_{domain}"] = self.lambda_kspace * self.kspace(reconstruction, batch[domain])
         if self.lambda_identity:
-            same_target = self.generator(batch["target"]).float()
-            same_source = self.reverse_generator(batch["source"]).float()
-            losses["identity_target"] = self.lambda_identity * F.l1_loss(same_target, batch["target"])
-            losses["identity_source"] = self.lambda_identity * F.l1_loss(same_source, batch["source"])
+            for domain, same in self._same(batch).items():
+                losses[f"identity_{domain}"] = self.lambda_identity * F.l1_loss(same.float(), batch[domain])
         return losses
 
     def discriminator_loss(self, batch: Batch) -> Batch:
@@ -127,6 +125,10 @@ class CycleGAN(TranslationObjective):
             "reconstructed_source": self.reverse_generator(fake_target),
             "reconstructed_target": self.generator(fake_source),
         }
+
+    def _same(self, batch: Batch) -> Batch:
+        """Each domain's slices from the generator that makes such slices: they should stay as they are."""
+        return {"target": self.generator(batch["target"]), "source": self.reverse_generator(batch["source"])}
 
     def _judge(self, discriminator: nn.Module, images: torch.Tensor, real: bool, training: bool) -> torch.Tensor:
         logits = discriminator(images)[-1].float()
