@@ -67,6 +67,37 @@ def test_place_in_the_world_is_kept(raw: Path, tmp_path: Path) -> None:
         assert np.linalg.norm(centres[0] - centres[1]) < 0.3
 
 
+HAN = {
+    "spacing": [1.5, 1.5, 2.0],
+    "start": [0, 0],
+    "size": [32, 24, 8],
+    "unregistered": ["source_training", "target_training", "target_validation"],
+}
+
+
+def test_a_faulty_scan_does_not_become_the_reference_of_all_others(raw: Path, tmp_path: Path) -> None:
+    content = json.loads(raw.read_text())
+    first, second = [item["case"] for item in content["target_training"]][:2]
+    (raw.parent / content["target_training"][0]["image"]).write_bytes(b"not a scan")
+    (raw.parent / content["source_training"][0]["image"]).unlink()
+    summary = prepare(raw, Recipe.load("han2022", HAN), tmp_path / "out", progress=False)
+    assert summary.counts == {"done": 3, "faulty": 2}
+    written = json.loads((tmp_path / "out" / "references" / "reference_hrT2.json").read_text())
+    assert written["case"] == second
+    report = (tmp_path / "out" / "report.json").read_text()
+    assert f"reference_hrT2: {first} cannot serve" in report
+    assert "reference_hrT2: crossmoda2021_ldn_106 is not in the list, " + second + " serves instead" in report
+
+
+def test_without_any_sound_reference_it_stops(raw: Path, tmp_path: Path) -> None:
+    content = json.loads(raw.read_text())
+    for section in ("target_training", "target_validation"):
+        for item in content[section]:
+            (raw.parent / item["image"]).write_bytes(b"not a scan")
+    with pytest.raises(InputError, match="reference_hrT2: c cannot serve: .*nor can the 2 others"):
+        prepare(raw, Recipe.load("han2022", HAN), tmp_path / "out", progress=False)
+
+
 def test_two_processes_give_the_same(raw: Path, tmp_path: Path) -> None:
     prepare(raw, shin(), tmp_path / "one", jobs=1, progress=False)
     prepare(raw, shin(), tmp_path / "two", jobs=2, progress=False)

@@ -7,7 +7,13 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, Flipd, Invertd, Resized, Spacingd
 
 from crossmoda.errors import InputError
-from crossmoda.transforms import CentreShareCropd, FixedPatchCropd, PadToSquared, PercentileCentreCropd
+from crossmoda.transforms import (
+    CentreShareCropd,
+    FixedPatchCropd,
+    PadToSquared,
+    PercentileCentreCropd,
+    fixed_patch_affine,
+)
 from crossmoda.transforms.crops import filled_shares
 
 AFFINE = np.array([[-0.5, 0, 0, 10], [0, -0.5, 0, 20], [0, 0, 1.5, 30], [0, 0, 0, 1.0]])
@@ -134,6 +140,16 @@ def test_fixed_patch_pads_with_zeros():
     assert out["image"].as_tensor()[:, 172:].abs().sum() == 0
     assert out["image"].as_tensor()[:, :, 110:].abs().sum() == 0
     assert out["image"].as_tensor()[..., 11:].abs().sum() == 0
+
+
+def test_resampling_straight_into_the_fixed_patch_equals_cutting_it():
+    d = item((300, 310, 110))
+    options = {"start": (128, 200), "size": (64, 70, 80), "depth_share": 0.375}
+    cut = FixedPatchCropd("image", **options)(d)["image"]
+    affine = fixed_patch_affine(d["image"].affine, d["image"].shape[1:], **options)
+    assert np.allclose(affine, cut.affine)
+    with pytest.raises(InputError, match="the atlas: the volume"):
+        fixed_patch_affine(np.eye(4), (100, 300, 90), **options)
 
 
 def test_fixed_patch_outside_the_volume_is_refused():

@@ -1,5 +1,6 @@
 import pickle
 
+import itk
 import nibabel as nib
 import numpy as np
 import pytest
@@ -44,6 +45,21 @@ def test_agrees_with_quantiles_in_numpy(points, at_mean):
     bin_width = np.ptp(reference) / 1024
     assert np.abs(y["image"].numpy()[0] - expected).max() < 4 * bin_width
     assert np.abs(y["image"].numpy()[0] - expected).mean() < bin_width
+
+
+@pytest.mark.parametrize(("points", "at_mean"), [(7, True), (7, False)])
+def test_equals_the_filter_of_itk(points, at_mean):
+    source, reference = volumes()
+    y = HistogramMatchingd("image", reference, points=points, threshold_at_mean=at_mean)({"image": scan(source)})
+    image_type = itk.Image[itk.F, 3]
+    matching = itk.HistogramMatchingImageFilter[image_type, image_type].New()
+    matching.SetSourceImage(itk.image_view_from_array(source))
+    matching.SetReferenceImage(itk.image_view_from_array(reference))
+    matching.SetNumberOfHistogramLevels(1024)
+    matching.SetNumberOfMatchPoints(points)
+    matching.SetThresholdAtMeanIntensity(at_mean)
+    matching.Update()
+    assert np.allclose(y["image"].numpy()[0], itk.array_from_image(matching.GetOutput()), atol=1e-3, rtol=1e-5)
 
 
 def test_quantiles_become_those_of_the_reference():
@@ -112,7 +128,6 @@ def test_missing_keys():
 
 
 def test_order_in_memory_does_not_matter() -> None:
-    """ITK looks at the memory of the arrays it is given; a copy made in passing must live until it has run."""
     R = np.random.RandomState(0)
     volume, reference = R.rand(20, 21, 22).astype(np.float32) * 900, R.rand(15, 15, 15).astype(np.float32) ** 2 * 400
     match = HistogramMatchingd("image", reference)

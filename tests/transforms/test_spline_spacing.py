@@ -40,6 +40,30 @@ def test_values_are_those_of_scipy_in_three_dimensions() -> None:
     assert np.abs(result[0].numpy() - expected).max() < 1e-5
 
 
+@pytest.mark.parametrize(("order", "mode"), [(0, "nearest"), (1, "bilinear")])
+def test_nearest_and_linear_are_those_of_monai(order, mode) -> None:
+    image = volume((14, 13, 9))
+    label = MetaTensor(torch.stack([image[0] > 0.5, image[0] > 0.45]).float(), affine=image.affine)
+    expected = Spacing((0.57, 0.57, 1.1), mode=mode, dtype=torch.float64)(label)
+    result = SplineSpacing((0.57, 0.57, 1.1), order)(label)
+    inside = (slice(None), slice(1, -1), slice(1, -1), slice(1, -1))  # MONAI repeats the border, splines mirror
+    assert torch.allclose(result.as_tensor()[inside], expected.as_tensor()[inside].float(), atol=1e-5)
+    assert torch.allclose(result.affine, expected.affine, atol=1e-6)
+
+
+def test_each_key_has_its_order_and_goes_back_so() -> None:
+    image = volume()
+    label = MetaTensor((image.as_tensor() > 0.5).float(), affine=image.affine)
+    pipeline = SplineSpacingd(["image", "label"], (0.4, 0.4, 0.75), order=[3, 0])
+    there = pipeline({"image": image, "label": label})
+    assert set(there["label"].unique().tolist()) == {0.0, 1.0}
+    back = pipeline.inverse(there)
+    assert torch.equal(back["label"].as_tensor(), label.as_tensor())
+    assert set(back["image"].unique().tolist()) != {0.0, 1.0}
+    with pytest.raises(ValueError, match="order 2"):
+        SplineSpacingd("image", (1, 1, 1), order=2)
+
+
 def test_matrix_reproduces_a_line_and_sums_to_one() -> None:
     matrix = spline_matrix(20, 30, 0.6, 0.5)
     assert np.allclose(matrix.sum(1), 1)

@@ -114,30 +114,37 @@ def _learn_references(
     notes = []
     for name, part in zip(LEARNED["references"], ("reference", "reference", "matched_reference"), strict=True):
         modality = "ceT1" if name.endswith("ceT1") else "hrT2"
-        section, item, found = _choose(sections, modality, recipe.config[f"{name}_case"])
-        task = make_task(item, section, recipe)
-        if not found:
-            notes.append(f"{name}: {recipe.config[f'{name}_case']} is not in the list, {item['case']} serves instead")
+        wanted = recipe.config[f"{name}_case"]
         path = folder / "references" / f"{name}.nii.gz"
-        _write_reference(task, part, path)
+        faults = []
+        for section, item in _candidates(sections, modality, wanted):
+            try:
+                _write_reference(make_task(item, section, recipe), part, path)
+            except (InputError, FileNotFoundError) as error:  # preparing that case will report it too
+                faults.append(f"{name}: {item['case']} cannot serve: {error}")
+                continue
+            if item["case"] != wanted:
+                why = "cannot serve" if any(f"{name}: {wanted} " in fault for fault in faults) else "is not in the list"
+                notes.append(f"{name}: {wanted} {why}, {item['case']} serves instead")
+            break
+        else:
+            raise InputError(faults[0] if len(faults) == 1 else f"{faults[0]}; nor can the {len(faults) - 1} others")
+        notes += faults
         recipe = recipe.changed({name: str(path.absolute())})
     return recipe, notes
 
 
-def _choose(sections: Mapping[str, Sequence[Item]], modality: str, case: str) -> tuple[str, Item, bool]:
-    """The item of that case, or the first of that modality."""
-    candidates = [
+def _candidates(sections: Mapping[str, Sequence[Item]], modality: str, wanted: str) -> list[tuple[str, Item]]:
+    """The scans of a modality, the wanted case first, the others in the list's order."""
+    found = [
         (section, item)
         for section, items in sections.items()
         for item in items
         if section.startswith("source") == (modality == "ceT1")
     ]
-    if not candidates:
+    if not found:
         raise InputError(f"the data list has no {modality} scan to take as reference: add one, or --like DIR")
-    for section, item in candidates:
-        if item["case"] == case:
-            return section, item, True
-    return *candidates[0], False
+    return sorted(found, key=lambda candidate: candidate[1]["case"] != wanted)
 
 
 def _write_reference(task: Task, part: str, path: Path) -> None:

@@ -2,7 +2,13 @@
 
 from crossmoda.transforms.bias_field import N4BiasFieldCorrectiond
 from crossmoda.transforms.clahe import RandMultiDimensionalCLAHEd
-from crossmoda.transforms.crops import CentreShareCropd, FixedPatchCropd, PadToSquared, PercentileCentreCropd
+from crossmoda.transforms.crops import (
+    CentreShareCropd,
+    FixedPatchCropd,
+    PadToSquared,
+    PercentileCentreCropd,
+    fixed_patch_affine,
+)
 from crossmoda.transforms.elastic import RandControlPointElasticd
 from crossmoda.transforms.histogram_matching import HistogramMatchingd
 from crossmoda.transforms.label_intensity import LabelVolumesd, RandLabelIntensityd
@@ -35,6 +41,7 @@ __all__ = [
     "SplineSpacingd",
     "UnpairedSlices",
     "ValidationSlices",
+    "fixed_patch_affine",
     "unpaired_slices_or_exit",
     "validation_slices_or_exit",
 ]

@@ -207,16 +207,47 @@ class FixedPatchCropd(RegionCropd):
         Raises:
             InputError: if the volume ends before the patch begins.
         """
-        shape = tuple(image.shape[1:])
-        depth = self.size[2]
-        first = 0 if shape[2] <= depth else max(int(shape[2] * self.depth_share) - depth // 2, 0)
-        start = np.array([*self.start, first])
-        if (start >= shape).any():
-            raise InputError(
-                f"{file_name(image)}: the volume, {shape} voxels in LPS order, ends before the patch "
-                f"begins at {start.tolist()}: use a recipe that registers it, or a larger field of view"
-            )
+        start = patch_start(image.shape[1:], self.start, self.size, self.depth_share, file_name(image))
         return start, start + self.size
+
+
+def patch_start(
+    shape: Sequence[int], start: Sequence[int], size: Sequence[int], depth_share: float, name: str
+) -> np.ndarray:
+    """First voxel of the patch of `FixedPatchCropd` in a volume of some shape, (3,).
+
+    Raises:
+        InputError: if the volume, `name`, ends before the patch begins.
+    """
+    depth = size[2]
+    first = 0 if shape[2] <= depth else max(int(shape[2] * depth_share) - depth // 2, 0)
+    corner = np.array([*start, first])
+    if (corner >= shape).any():
+        raise InputError(
+            f"{name}: the volume, {tuple(shape)} voxels in LPS order, ends before the patch "
+            f"begins at {corner.tolist()}: use a recipe that registers it, or a larger field of view"
+        )
+    return corner
+
+
+def fixed_patch_affine(
+    affine: np.ndarray, shape: Sequence[int], start: Sequence[int], size: Sequence[int], depth_share: float
+) -> np.ndarray:
+    """Voxel-to-world matrix of the patch that `FixedPatchCropd` would cut from an atlas, to resample straight into it.
+
+    Args:
+        affine: of the atlas, 4x4, in LPS order.
+        shape: of the atlas.
+        start: see `FixedPatchCropd`.
+        size: see `FixedPatchCropd`.
+        depth_share: see `FixedPatchCropd`.
+
+    Raises:
+        InputError: see `patch_start`.
+    """
+    out = np.array(affine, float)
+    out[:3, 3] += out[:3, :3] @ patch_start(shape, start, size, depth_share, "the atlas")
+    return out
 
 
 def filled_shares(image: torch.Tensor) -> list[float]:

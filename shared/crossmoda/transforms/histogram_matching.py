@@ -7,8 +7,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import itk
 import numpy as np
+import torch
 from monai.config import KeysCollection
 from monai.transforms import LoadImage, MapTransform
 from monai.utils import convert_to_dst_type
@@ -20,9 +20,12 @@ from crossmoda.transforms.checks import require_contrast
 class HistogramMatchingd(MapTransform):
     """Bends intensities so that some of their quantiles become those of a reference (Nyul 2000; Han 2022, 3.1).
 
-    ITK's filter: of the values above the mean, the quantiles 1/8 to 7/8 (for 7 points) and the two ends are mapped
-    onto the reference's, linearly in between; values below the mean by one line from the minimum on. MONAI's
-    `HistogramNormalized` flattens a histogram and `RandHistogramShiftd` is random; neither takes a reference.
+    As ITK's `HistogramMatchingImageFilter`, which the paper's code calls: of the values above the mean, the quantiles
+    1/8 to 7/8 (for 7 points) and the two ends are mapped onto the reference's, linearly in between; values below the
+    mean by one line from the minimum on. ITK's filter gives the same within rounding (a test compares) in three times
+    the time, a quarter of this recipe's, because it looks at the reference anew for each scan and at the result once
+    more. MONAI's `HistogramNormalized` flattens a histogram and `RandHistogramShiftd` is random; neither takes a
+    reference.
 
     Args:
         keys: images (C, X, Y, Z), of any type; the result is float32.
@@ -62,28 +65,46 @@ class HistogramMatchingd(MapTransform):
         return d
 
     def _match(self, volume: np.ndarray) -> np.ndarray:
-        image_type = itk.Image[itk.F, 3]
-        matching = itk.HistogramMatchingImageFilter[image_type, image_type].New()
-        # ITK looks at the arrays' own memory: the names keep it until the filter has run.
-        source, reference = np.ascontiguousarray(volume), self._reference_values()
-        matching.SetSourceImage(itk.image_view_from_array(source))
-        matching.SetReferenceImage(itk.image_view_from_array(reference))
-        matching.SetNumberOfHistogramLevels(self.levels)
-        matching.SetNumberOfMatchPoints(self.points)
-        matching.SetThresholdAtMeanIntensity(self.threshold_at_mean)
-        matching.Update()
-        return itk.array_from_image(matching.GetOutput())
+        places, values = self._landmarks(volume), self._reference_landmarks()
+        out = np.empty_like(volume)
+        for plane, matched in zip(volume, out, strict=True):  # numpy interpolates in float64: a plane at a time
+            matched[...] = np.interp(plane, places, values)
+        return out
 
-    def _reference_values(self) -> np.ndarray:
-        """float32 (1, 1, N): places do not matter."""
+    def _landmarks(self, values: np.ndarray) -> np.ndarray:
+        return landmarks(values, self.levels, self.points, self.threshold_at_mean)
+
+    def _reference_landmarks(self) -> np.ndarray:
         if isinstance(self.reference, str | Path):
             path = Path(self.reference).absolute()
             if not path.is_file():
                 raise InputError(f"{path}: no such file; it is to be the reference of histogram matching")
-            return _load_reference(path, path.stat().st_mtime_ns)
-        return require_contrast(self.reference).astype(np.float32).reshape(1, 1, -1)
+            return _file_landmarks(path, path.stat().st_mtime_ns, self.levels, self.points, self.threshold_at_mean)
+        return self._landmarks(require_contrast(self.reference).astype(np.float32))
+
+
+def landmarks(values: np.ndarray, levels: int, points: int, threshold_at_mean: bool) -> np.ndarray:
+    """Minimum, lower end, inner quantiles of what is above it, maximum.
+
+    Args:
+        values: float32, of any shape, not constant.
+        levels: bins of the histogram between lower end and maximum, within which quantiles are interpolated.
+        points: inner quantiles.
+        threshold_at_mean: the lower end is the mean; else the minimum.
+
+    Returns:
+        `points + 3` rising values.
+    """
+    x = torch.from_numpy(np.ascontiguousarray(values)).flatten()
+    low, high = float(x.min()), float(x.max())
+    start = float(x.mean(dtype=torch.float64)) if threshold_at_mean else low
+    counts = torch.histc(x, levels, start, high).double().numpy()  # leaves out what is below
+    shares = np.concatenate([[0.0], counts.cumsum() / counts.sum()])
+    wanted = np.arange(1, points + 1) / (points + 1)
+    inner = np.interp(wanted, shares, np.linspace(start, high, levels + 1))
+    return np.array([low, start, *inner, high])
 
 
 @lru_cache(maxsize=2)  # a process meets one reference of each modality over and over
-def _load_reference(path: Path, changed: int) -> np.ndarray:
-    return require_contrast(LoadImage(image_only=True)(path)).astype(np.float32).reshape(1, 1, -1)
+def _file_landmarks(path: Path, changed: int, *settings: Any) -> np.ndarray:
+    return landmarks(require_contrast(LoadImage(image_only=True)(path)).astype(np.float32), *settings)
