@@ -1,4 +1,4 @@
-"""Metrics of the challenge, their summaries, and comparisons of systems."""
+"""Metrics of the challenge and of translations, their summaries, and comparisons of systems."""
 
 from crossmoda.metrics.comparison import gap_closed, paired_test
 from crossmoda.metrics.segmentation import (
@@ -14,19 +14,28 @@ from crossmoda.metrics.segmentation import (
     summarise,
     write_metrics,
 )
+from crossmoda.metrics.slices import edge_agreement, slice_flicker, structure_contrast
+from crossmoda.metrics.translation import compare_sets, evaluate_translations, evaluate_translations_or_exit, judge_case
 
 __all__ = [
     "EMPTY_ASSD_MM",
     "METRICS",
     "assd",
+    "compare_sets",
     "dice_per_class",
+    "edge_agreement",
     "evaluate",
     "evaluate_cases",
     "evaluate_or_exit",
     "evaluate_pair",
+    "evaluate_translations",
+    "evaluate_translations_or_exit",
     "gap_closed",
+    "judge_case",
     "paired_test",
     "read_metrics",
+    "slice_flicker",
+    "structure_contrast",
     "summarise",
     "write_metrics",
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import logging
 import os
@@ -19,14 +18,13 @@ from tqdm import tqdm
 from crossmoda.data import check_same_grid, label_map, load_datalist, read_header, read_label, write_text
 from crossmoda.errors import InputError, exit_on_input_error
 from crossmoda.labels import CLASS_NAMES, FOREGROUND
+from crossmoda.metrics.tables import Row, statistics, write_rows
 
 logger = logging.getLogger(__name__)
 
 # crossMoDA's scoring code gives this distance when there is nothing to measure.
 EMPTY_ASSD_MM = 350.0
 METRICS = ("dice", "assd")
-
-Row = dict[str, Any]
 
 
 def dice_per_class(prediction: np.ndarray, truth: np.ndarray) -> dict[int, float]:
@@ -165,14 +163,9 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
 def write_metrics(rows: Sequence[Row], output_dir: str | Path) -> dict[str, Any]:
     """Write `metrics.csv` (a row per case) and `summary.json`; returns the summary."""
     summary = summarise(rows)
-    table = io.StringIO(newline="")
-    writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()})
     write_text(json.dumps(summary, indent=1) + "\n", Path(output_dir) / "summary.json")
     # Last, because the pipeline takes this file as the sign that the evaluation is done.
-    write_text(table.getvalue(), Path(output_dir) / "metrics.csv")
+    write_rows(rows, Path(output_dir) / "metrics.csv")
     return summary
 
 
@@ -254,13 +247,8 @@ def _summarise_group(rows: Sequence[Row]) -> dict[str, Any]:
     for metric in METRICS:
         values = {name: [row[f"{metric}_{name}"] for row in rows] for name in names}
         values["mean"] = list(np.mean([values[name] for name in names], axis=0))
-        group[metric] = {name: _statistics(numbers) for name, numbers in values.items()}
+        group[metric] = {name: statistics(numbers) for name, numbers in values.items()}
     group["empty_predictions"] = {
         name: sum(row[f"truth_ml_{name}"] > 0 and row[f"prediction_ml_{name}"] == 0 for row in rows) for name in names
     }
     return group
-
-
-def _statistics(values: Sequence[float]) -> dict[str, float | None]:
-    sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    return {"mean": float(np.mean(values)), "sd": sd, "median": float(np.median(values))}
