@@ -1,5 +1,6 @@
 """Trainers and handlers that MONAI's engines lack."""
 
+from crossmoda.engines.acceleration import prepare_objective
 from crossmoda.engines.adjacent_slices import AdjacentSlicesInferer
 from crossmoda.engines.autocast import AutocastInferer
 from crossmoda.engines.checkpoint import ResumableRun, SaveBest, save_atomically
@@ -51,6 +52,7 @@ __all__ = [
     "load_weights",
     "load_weights_or_exit",
     "poly_decay",
+    "prepare_objective",
     "read_history",
     "save_atomically",
     "start_parent_run",
