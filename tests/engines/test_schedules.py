@@ -1,11 +1,13 @@
 """Linear decay against the formula of the CycleGAN code, through torch's scheduler."""
 
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
+from monai.handlers import LrScheduleHandler
 
-from crossmoda.engines import linear_decay
+from crossmoda.engines import linear_decay, poly_decay, step_argument
 
 
 def test_li_2021_keeps_100_epochs_and_falls_over_100():
@@ -21,3 +23,34 @@ def test_li_2021_keeps_100_epochs_and_falls_over_100():
     assert rates[199] == pytest.approx(2e-4 * 1 / 101)
     steps = {round(a - b, 12) for a, b in pairwise(rates[100:])}
     assert len(steps) == 1
+
+
+def engine(loss):
+    """What the handler looks at."""
+    return SimpleNamespace(state=SimpleNamespace(metrics={"loss": loss}))
+
+
+def test_plateau_schedule_gets_the_metric_and_others_nothing():
+    optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    linear = torch.optim.lr_scheduler.LambdaLR(optimizer, linear_decay(1, 1))
+    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
+    assert step_argument(linear)(engine(3.0)) == ()
+    assert step_argument(plateau)(engine(3.0)) == (3.0,)
+
+
+def test_chen_2023_plateau_falls_to_a_fifth_after_six_epochs_without_progress():
+    optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], lr=2e-4)
+    schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.2, patience=5, threshold=0.01)
+    handler = LrScheduleHandler(schedule, print_lr=False, step_transform=step_argument(schedule))
+    rates = []
+    for loss in [3.0, *[2.99] * 6]:  # less than 1 % better
+        handler(engine(loss))
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates == pytest.approx([2e-4] * 6 + [4e-5])
+
+
+def test_han_2022_falls_to_1e_5():
+    factor = poly_decay(1000, 1e-5 / 2e-4, 0.9)
+    rates = [2e-4 * factor(epoch) for epoch in (0, 500, 999, 1000, 1001)]
+    expected = [1e-5 + (2e-4 - 1e-5) * (1 - epoch / 1000) ** 0.9 for epoch in (0, 500, 999, 1000)]
+    assert rates == pytest.approx([*expected, 1e-5])

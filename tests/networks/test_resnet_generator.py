@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from crossmoda.networks import ResnetGenerator
 
@@ -70,7 +71,76 @@ def test_weights_are_drawn_from_normal_0_02():
     assert all((p == 0).all() for name, p in network.named_parameters() if "bias" in name)
 
 
-def test_scripts_and_gives_the_same():
-    network = ResnetGenerator(features=4, n_blocks=1)
+class Down(nn.Module):
+    def forward(self, x):
+        kernel = torch.tensor([[1.0, 2, 1], [2, 4, 2], [1, 2, 1]]) / 16
+        return F.conv2d(
+            F.pad(x, [1] * 4, mode="reflect"), kernel.repeat(x.shape[1], 1, 1, 1), None, 2, 0, 1, x.shape[1]
+        )
+
+
+def reference_antialiased(features, n_blocks):
+    """The layers of CUT's ResNet generator as one flat list, so that its layer numbers hold."""
+    layers = [nn.ReflectionPad2d(3), nn.Conv2d(1, features, 7), nn.InstanceNorm2d(features), nn.ReLU()]
+    for c in (features, 2 * features):
+        layers += [nn.Conv2d(c, 2 * c, 3, 1, 1), nn.InstanceNorm2d(2 * c), nn.ReLU(), Down()]
+    layers += reference_generator(features, n_blocks)[10 : 10 + n_blocks]
+    for c in (4 * features, 2 * features):
+        up = nn.Upsample(scale_factor=2, mode="bilinear")
+        layers += [up, nn.Conv2d(c, c // 2, 3, 1, 1), nn.InstanceNorm2d(c // 2), nn.ReLU()]
+    return nn.ModuleList([*layers, nn.ReflectionPad2d(3), nn.Conv2d(features, 1, 7), nn.Tanh()])
+
+
+TAPS = ["padded", "down1", "down2", "block1", "block5"]
+
+
+@pytest.fixture
+def antialiased():
+    torch.manual_seed(0)
+    network, reference = ResnetGenerator(features=4, n_blocks=6, antialiased=True), reference_antialiased(4, 6)
+    reference.load_state_dict(dict(zip(reference.state_dict(), network.state_dict().values(), strict=True)))
+    return network, reference
+
+
+def test_antialiased_output_equals_a_reference_with_the_same_weights(antialiased):
+    network, reference = antialiased
+    x = torch.rand(2, 1, 20, 24) * 2 - 1
+    torch.testing.assert_close(network(x), run_reference(reference, x))
+
+
+def test_antialiased_has_as_many_parameters():
+    count = sum(p.numel() for p in ResnetGenerator(antialiased=True).parameters())
+    assert count == pytest.approx(11.4e6, rel=0.01)
+
+
+def test_taps_are_layers_0_4_8_12_16_of_the_flat_list(antialiased):
+    network, reference = antialiased
+    x = torch.rand(2, 1, 20, 24) * 2 - 1
+    image, maps = network.translate_with_taps(x, TAPS)
+    torch.testing.assert_close(image, network(x))
+    encoded = network.encode_taps(x, TAPS)
+    assert [m.shape[1] for m in maps] == network.tap_channels(TAPS)
+    for end, tap, again in zip((1, 5, 9, 13, 17), maps, encoded, strict=True):
+        torch.testing.assert_close(tap, run_reference(reference[:end], x))
+        assert torch.equal(tap, again)
+
+
+def test_encoding_stops_at_the_last_tap(antialiased):
+    network, _ = antialiased
+    calls = []
+    for block in network.blocks:
+        block.register_forward_hook(lambda *_: calls.append(1))
+    network.encode_taps(torch.rand(1, 1, 16, 16), TAPS)
+    assert len(calls) == 5
+
+
+def test_unknown_taps_are_refused():
+    with pytest.raises(ValueError, match="padded, down1, down2, block1; not"):
+        ResnetGenerator(features=4, n_blocks=1).tap_channels(["padded", "block5"])
+
+
+@pytest.mark.parametrize("antialiased", [False, True])
+def test_scripts_and_gives_the_same_at_odd_sizes(antialiased):
+    network = ResnetGenerator(features=4, n_blocks=1, antialiased=antialiased)
     x = torch.rand(1, 1, 18, 21)
     torch.testing.assert_close(torch.jit.script(network)(x), network(x))
