@@ -19,11 +19,16 @@ from crossmoda.engines import read_history
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "bundles" / "translation" / "configs"
-METHODS = ("cyclegan", "cyclegan_segmenter", "site_cyclegan")
+METHODS = ("cyclegan", "cyclegan_segmenter", "msf_net", "site_cyclegan", "cut", "cut_original", "fastcut", "qs_attn")
+METADATA = {"msf_net": "methods/msf_net_metadata.json"}  # of networks with other channels
+CHANNELS = {"msf_net": 3}
 TINY = {
     "features": 4,
     "n_blocks": 1,
     "levels": 2,
+    "nce_layers": ["padded", "down1", "down2", "block1"],
+    "nce_features": 8,
+    "n_patches": 16,
     "roi_size": [32, 32, -1],
     "crop_size": [24, 32],
     "pixdim": [2.0, 2.0, 3.0],
@@ -46,6 +51,10 @@ def files(workflow, method):
         str(CONFIGS / "methods" / f"{method}.yaml"),
         str(CONFIGS / "phantom.yaml"),
     ]
+
+
+def metadata_file(method):
+    return str(CONFIGS / METADATA.get(method, "metadata.json"))
 
 
 def oblique_lps(spacing):
@@ -83,10 +92,12 @@ def data_list(tmp_path_factory):
             "site": "ldn",
             "image": f"{folder}/s{i}_ceT1.nii.gz",
             "label": f"{folder}/s{i}_Label.nii.gz",
+            "parcellation": f"{folder}/s{i}_GIFoutput.nii.gz",
         }
         target = {"case": f"t{i}", "site": "ldn", "image": f"{folder}/t{i}_hrT2.nii.gz"}
         save((head * 300 + tumour * 500 - cochlea * 200 + noise).astype(np.int16), affine, source["image"])
         save(np.where(tumour, 1, np.where(cochlea, 2, 0)).astype(np.uint8), affine, source["label"])
+        save((head * (1 + (x > 0) + 2 * (y > 0))).astype(np.int16), affine, source["parcellation"])
         save((head * 300 + cochlea * 600 + noise).astype(np.int16), affine, target["image"])
         sections["source_training"].append(source)
         sections["target_training"].append(target)
@@ -119,8 +130,21 @@ def config(*names):
 def test_metadata_follows_the_schema():
     schema = json.loads((ROOT / "tests" / "data" / "schemas" / "meta_schema_20240725.json").read_text())
     validator = jsonschema.validators.validator_for(schema)(schema)
-    faults = validator.iter_errors(json.loads((CONFIGS / "metadata.json").read_text()))
-    assert [fault.message for fault in faults] == []
+    for method in METHODS:
+        faults = validator.iter_errors(json.loads(Path(metadata_file(method)).read_text()))
+        assert [fault.message for fault in faults] == []
+
+
+@pytest.mark.parametrize("method", METADATA)
+def test_metadata_of_a_method_differs_in_the_channels_alone(method):
+    own, common = (json.loads(Path(metadata_file(name)).read_text()) for name in (method, None))
+    for metadata in (own, common):
+        for name in ("image_classes", "pred_classes"):
+            del metadata[name]
+        tensors = metadata["network_data_format"]
+        for tensor in (tensors["inputs"]["image"], tensors["outputs"]["pred"]):
+            del tensor["num_channels"], tensor["channel_def"]
+    assert own == common
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -153,17 +177,17 @@ def test_inference_properties(data_list, trained):
     assert workflow.check_properties() == []
 
 
-@pytest.mark.parametrize("overlay", [[], *[[f"methods/{method}.yaml"] for method in METHODS]])
-def test_network_takes_and_gives_what_the_metadata_says(overlay, tmp_path):
+@pytest.mark.parametrize("method", [None, *METHODS])
+def test_network_takes_and_gives_what_the_metadata_says(method, tmp_path):
+    overlay = [f"methods/{method}.yaml"] if method else []
     config_file = [str(CONFIGS / name) for name in ("inference.yaml", *overlay)]
-    verify_net_in_out("network_def", meta_file=str(CONFIGS / "metadata.json"), config_file=config_file, device="cpu")
+    verify_net_in_out("network_def", meta_file=metadata_file(method), config_file=config_file, device="cpu")
     # and the check would notice
-    metadata = json.loads((CONFIGS / "metadata.json").read_text())
-    metadata["network_data_format"]["outputs"]["pred"]["num_channels"] += 1
-    (tmp_path / "metadata.json").write_text(json.dumps(metadata))
+    wrong = tmp_path / "metadata.json"
+    wrong.write_text('{"network_data_format::outputs::pred::num_channels": 2}')
     with pytest.raises(ValueError, match="channel"):
         verify_net_in_out(
-            "network_def", meta_file=str(tmp_path / "metadata.json"), config_file=config_file, device="cpu"
+            "network_def", meta_file=[metadata_file(method), str(wrong)], config_file=config_file, device="cpu"
         )
 
 
@@ -173,12 +197,13 @@ def test_checkpoint_exports_to_torchscript(trained, tmp_path):
         net_id="network_def",
         filepath=str(tmp_path / "model.ts"),
         ckpt_file=str(ckpt_dir / "model.pt"),
-        meta_file=str(CONFIGS / "metadata.json"),
+        meta_file=metadata_file(method),
         config_file=files("inference", method),
         key_in_ckpt="",
         **TINY_INFERENCE,
     )
-    assert torch.jit.load(str(tmp_path / "model.ts"))(torch.zeros(1, 1, 20, 24)).shape == (1, 1, 20, 24)
+    x = torch.zeros(1, CHANNELS.get(method, 1), 20, 24)
+    assert torch.jit.load(str(tmp_path / "model.ts"))(x).shape == x.shape
 
 
 def test_training_writes_checkpoints_history_and_pictures(trained):
@@ -189,8 +214,10 @@ def test_training_writes_checkpoints_history_and_pictures(trained):
     parser.get_parsed_content("network_def").load_state_dict(state)
     rows = read_history(output_dir / "history.csv")
     assert [row["epoch"] for row in rows] == [1, 2]
-    assert {"loss", "loss_cycle_source", "loss_discriminator_target", "val_selection_score"} <= set(rows[0])
-    assert ("loss_segmentation_fake" in rows[1]) == (method == "cyclegan_segmenter")
+    assert {"loss", "loss_discriminator_target", "val_selection_score"} <= set(rows[0])
+    structure = "nce" if "cut" in method or method == "qs_attn" else "cycle"
+    assert f"loss_{structure}_source" in rows[0]
+    assert ("loss_segmentation_fake" in rows[1]) == (method in ("cyclegan_segmenter", "msf_net"))
     assert sorted(f.name for f in (output_dir / "pictures").iterdir()) == ["epoch_0001.png", "epoch_0002.png"]
 
 
@@ -312,7 +339,10 @@ def test_default_of_train_is_the_cyclegan_overlay():
     assert default.get() == overlaid.get()
 
 
-@pytest.mark.parametrize("overlays", [[], ["methods/cyclegan_segmenter.yaml"], ["phantom.yaml"]])
+PREPARING = ("methods/cyclegan_segmenter.yaml", "methods/cut.yaml", "methods/msf_net.yaml", "phantom.yaml")
+
+
+@pytest.mark.parametrize("overlays", [[], *[[name] for name in PREPARING]])
 def test_training_and_inference_prepare_alike(overlays):
     train_config, inference_config = config("train.yaml", *overlays), config("inference.yaml", *overlays)
     names = ("pixdim", "roi_size", "lower_percentile", "upper_percentile", "features", "n_blocks", "network_def")
@@ -331,6 +361,123 @@ def test_shin_2021_numbers():
     weights = [shin[f"lambda_{name}"] for name in ("cycle", "identity", "segmentation")]
     assert weights == [10, 5, 100]
     assert (shin["max_epochs"], shin["learning_rate"], shin["fake_segmentation_after"]) == (50, 1e-4, 5)
+
+
+def test_han_2022_numbers():
+    han = config("train.yaml", "methods/msf_net.yaml")
+    terms = ("reconstruction", "perceptual", "cycle", "segmentation", "parcellation")
+    assert [han[f"lambda_{name}"] for name in terms] == [10, 0.01, 10, 1, 1]
+    assert (han["max_epochs"], han["batch_size"], han["learning_rate"], han["betas"]) == (1000, 1, 2e-4, [0.9, 0.999])
+    assert (han["slices"], han["parcellation_classes"], han["n_blocks"], han["features"]) == (3, 209, 6, 64)
+    assert (han["pixdim"], han["roi_size"]) == ([0.4102, 0.4102, 1.0], [256, 256, 80])
+    factor = han.get_parsed_content("poly_factor")
+    assert [2e-4 * factor(epoch) for epoch in (0, 1000)] == pytest.approx([2e-4, 1e-5])
+    networks = [
+        han.get_parsed_content(f"{name}_def") for name in ("network", "source_decoder", "segmenter", "parcellator")
+    ]
+    assert sum(p.numel() for network in networks for p in network.parameters()) == pytest.approx(37.9e6, rel=0.01)
+
+
+def without_parcellation(data_list, path):
+    content = json.loads(Path(data_list).read_text())
+    folder = Path(data_list).parent
+    for items in content.values():
+        for item in items:
+            item.pop("parcellation", None)
+            item.update({key: str(folder / item[key]) for key in ("image", "label") if key in item})
+    path.write_text(json.dumps(content))
+    return str(path)
+
+
+def test_msf_net_without_parcellation_names_the_way_out_which_works(data_list, tmp_path, capsys):
+    data_list = without_parcellation(data_list, tmp_path / "datalist.json")
+    with pytest.raises(SystemExit) as exit_info:
+        train("msf_net", data_list, tmp_path)
+    assert exit_info.value.code == 2
+    assert "has no parcellation in the data list" in capsys.readouterr().err
+    train("msf_net", data_list, tmp_path, lambda_parcellation=0, max_epochs=1)
+    (row,) = read_history(tmp_path / "out" / "history.csv")
+    assert not any("parcellation" in name or "perceptual" in name for name in row)
+
+
+@pytest.mark.parametrize("trained", ["msf_net"], indirect=True)
+def test_msf_net_with_averaged_slices_and_with_wrong_weights(data_list, trained, tmp_path, capsys):
+    method, _, ckpt_dir = trained
+    options = {**TINY_INFERENCE, "data_list": data_list, "ckpt_dir": str(ckpt_dir)}
+    volumes = []
+    for average in (False, True):
+        folder = tmp_path / str(average)
+        run(config_file=files("inference", method), output_dir=str(folder), average_slices=average, **options)
+        volumes.append(nib.load(folder / "s0_hrT2.nii.gz").get_fdata())
+    assert not np.array_equal(*volumes)
+    with pytest.raises(SystemExit):
+        train(method, data_list, tmp_path, perceptual_weights=str(tmp_path / "none.pth"))
+    assert "none.pth is missing: give torchvision's vgg19-dcbb9e9d.pth" in capsys.readouterr().err
+
+
+def numbers(method, *names):
+    parser = config("train.yaml", f"methods/{method}.yaml")
+    return tuple(parser.get_parsed_content(name) for name in names)
+
+
+RATES = ("learning_rate", "discriminator_learning_rate", "betas", "weight_decay")
+EPOCHS = ("batch_size", "max_epochs", "constant_epochs")
+CONTRAST = ("lambda_nce", "identity_nce", "n_patches", "nce_features", "temperature")
+
+
+def test_chen_2023_numbers():
+    assert numbers("cut", "learning_rate", "discriminator_learning_rate") == pytest.approx((2e-4, 2e-5))
+    assert numbers("cut", "betas", "weight_decay") == ([0.5, 0.999], 1e-4)
+    assert numbers("cut", "batch_size", "max_epochs", "roi_size", "init") == (10, 200, [256, 256, -1], "kaiming")
+    assert numbers("cut", *CONTRAST) == (1, True, 256, 256, 0.07)
+    for network in ("generator", "discriminator"):
+        schedule = config("train.yaml", "methods/cut.yaml")[f"{network}_schedule"]
+        assert schedule["_target_"].endswith("ReduceLROnPlateau")
+        assert (schedule["factor"], schedule["patience"], schedule["threshold"]) == (0.2, 5, 0.01)
+
+
+def test_park_2020_numbers():
+    for method in ("cut_original", "fastcut"):
+        assert numbers(method, *RATES) == (2e-4, 2e-4, [0.5, 0.999], 0)
+        assert numbers(method, "init", "roi_size", "crop_size") == ("xavier", [286, 286, -1], [256, 256])
+    assert numbers("cut_original", *EPOCHS) == (1, 400, 200)
+    assert numbers("cut_original", *CONTRAST) == (1, True, 256, 256, 0.07)
+    assert numbers("fastcut", *EPOCHS) == (1, 200, 150)
+    assert numbers("fastcut", *CONTRAST) == (10, False, 256, 256, 0.07)
+    assert config("train.yaml", "methods/fastcut.yaml")["objective_def"]["flip_equivariance"] is True
+
+
+def test_kang_2022_numbers_of_qs_attn():
+    assert numbers("qs_attn", *RATES) == (2e-4, 2e-4, [0.5, 0.999], 0)
+    assert numbers("qs_attn", *EPOCHS) == (1, 400, 200)
+    assert numbers("qs_attn", *CONTRAST) == (1, True, 256, 256, 0.07)
+    assert numbers("qs_attn", "attention", "attention_layers", "pixdim") == ("global", 2, [0.41, 0.41, 1.5])
+
+
+@pytest.mark.parametrize("method", ["cut", "cut_original", "fastcut", "qs_attn"])
+def test_contrastive_networks_have_the_papers_sizes(method):
+    parser = config("train.yaml", f"methods/{method}.yaml")
+    for name, millions in (("network_def", 11.4), ("discriminator_def", 2.76), ("projector_def", 0.56)):
+        count = sum(p.numel() for p in parser.get_parsed_content(name).parameters())
+        assert count == pytest.approx(millions * 1e6, rel=0.01)
+
+
+@pytest.mark.parametrize("attention", ["local", "local_global"])
+def test_qs_attn_trains_with_each_attention(data_list, tmp_path, attention):
+    train("qs_attn", data_list, tmp_path, attention=attention, max_epochs=1)
+    assert "loss_nce_source" in read_history(tmp_path / "out" / "history.csv")[0]
+
+
+def test_plateau_schedule_trains_and_resumes(data_list, tmp_path):
+    """The phantom's overlay puts a linear schedule in its place, so this goes without."""
+    files = [str(CONFIGS / name) for name in ("train.yaml", "methods/cut.yaml")]
+    options = {**TINY, **paths(data_list, tmp_path)}
+    for epochs in (1, 2):
+        run(config_file=files, **{**options, "max_epochs": epochs})
+    state = torch.load(tmp_path / "models" / "last.pt", weights_only=True)
+    rows = read_history(tmp_path / "out" / "history.csv")
+    assert state["generator_schedule"]["best"] == pytest.approx(min(row["loss"] for row in rows), rel=1e-4)
+    assert state["generator_schedule"]["last_epoch"] == 2
 
 
 def test_site_cyclegan_translates_into_the_site_asked_for(data_list, tmp_path, capsys):
