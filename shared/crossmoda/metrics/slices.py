@@ -13,6 +13,7 @@ from crossmoda.labels import CLASS_NAMES, FOREGROUND
 from crossmoda.metrics.distributions import histogram, total_variation
 
 EDGE_SHARE = 0.1
+PADDING = 4
 RING = 4
 LEVELS = 8
 STABLE_SHARE = 0.3
@@ -34,7 +35,9 @@ def strongest_edges(volume: torch.Tensor) -> torch.Tensor:
     Returns:
         bool (Z, 1, X, Y).
     """
-    smooth = GaussianFilter(2, 1.0)(as_slices(volume))
+    # MONAI's filter pads with 0, which would make an edge of the border.
+    padded = F.pad(as_slices(volume), (PADDING,) * 4, mode="replicate")
+    smooth = GaussianFilter(2, 1.0)(padded)[..., PADDING:-PADDING, PADDING:-PADDING]
     gradient = torch.hypot(*torch.gradient(smooth, dim=(2, 3)))
     count = max(round(EDGE_SHARE * gradient.numel()), 1)
     return gradient >= gradient.flatten().kthvalue(gradient.numel() - count + 1).values

@@ -9,6 +9,7 @@ from crossmoda.transforms.crops import (
     PercentileCentreCropd,
     fixed_patch_affine,
 )
+from crossmoda.transforms.deflicker import SmoothSliceIntensityd
 from crossmoda.transforms.elastic import RandControlPointElasticd
 from crossmoda.transforms.histogram_matching import HistogramMatchingd
 from crossmoda.transforms.label_intensity import LabelVolumesd, RandLabelIntensityd
@@ -37,6 +38,7 @@ __all__ = [
     "RandMultiDimensionalCLAHEd",
     "RandUnpairedSlice",
     "ScaleSliceIntensityd",
+    "SmoothSliceIntensityd",
     "SplineSpacing",
     "SplineSpacingd",
     "UnpairedSlices",
