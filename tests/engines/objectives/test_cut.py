@@ -14,7 +14,8 @@ POSITIONS = 36  # more than any map but the input holds at 24 x 24 and stride 4,
 
 def objective(cls=CUT, **options):
     torch.manual_seed(0)
-    generator = ResnetGenerator(features=4, n_blocks=3, antialiased=True, init="kaiming")
+    # Wide enough that no position is dead in all channels: a vector of zeros has no direction, and no gradient.
+    generator = ResnetGenerator(features=12, n_blocks=3, antialiased=True, init="kaiming")
     return cls(
         generator=generator,
         discriminator=AntialiasedPatchDiscriminator(features=4, init="kaiming"),
