@@ -9,10 +9,12 @@ from pathlib import Path
 import jsonschema
 import nibabel as nib
 import numpy as np
+import onnx
 import pytest
 import torch
 from ignite.engine import Events
-from monai.bundle import ConfigParser, ConfigWorkflow, ckpt_export, run, verify_net_in_out
+from monai.bundle import ConfigParser, ConfigWorkflow, ckpt_export, onnx_export, run, verify_net_in_out
+from onnx.reference import ReferenceEvaluator
 
 from crossmoda.data import write_datalist
 from crossmoda.engines import read_history
@@ -204,6 +206,37 @@ def test_checkpoint_exports_to_torchscript(trained, tmp_path):
     )
     x = torch.zeros(1, CHANNELS.get(method, 1), 20, 24)
     assert torch.jit.load(str(tmp_path / "model.ts"))(x).shape == x.shape
+
+
+def test_checkpoint_exports_to_onnx(trained, tmp_path):
+    """The graph, run by onnx' own reference, gives what the network gives."""
+    method, _, ckpt_dir = trained
+    onnx_export(
+        net_id="network_def",
+        filepath=str(tmp_path / "model.onnx"),
+        ckpt_file=str(ckpt_dir / "model.pt"),
+        meta_file=metadata_file(method),
+        config_file=files("inference", method),
+        key_in_ckpt="",
+        **TINY_INFERENCE,
+    )
+    graph = onnx.load(tmp_path / "model.onnx")
+    onnx.checker.check_model(graph)
+    network = config_network(method, ckpt_dir)
+    shape = [d.dim_value or 1 for d in graph.graph.input[0].type.tensor_type.shape.dim]
+    image = torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    (result,) = ReferenceEvaluator(graph).run(None, {graph.graph.input[0].name: image.numpy()})
+    with torch.no_grad():
+        expected = network(image).numpy()
+    assert np.abs(result - expected).max() < 1e-4
+
+
+def config_network(method, ckpt_dir):
+    parser = config("inference.yaml", f"methods/{method}.yaml", "phantom.yaml")
+    parser.update({key: value for key, value in TINY_INFERENCE.items() if key in parser})
+    network = parser.get_parsed_content("network_def").eval()
+    network.load_state_dict(torch.load(ckpt_dir / "model.pt", weights_only=True))
+    return network
 
 
 def test_training_writes_checkpoints_history_and_pictures(trained):
@@ -466,6 +499,20 @@ def test_contrastive_networks_have_the_papers_sizes(method):
 def test_qs_attn_trains_with_each_attention(data_list, tmp_path, attention):
     train("qs_attn", data_list, tmp_path, attention=attention, max_epochs=1)
     assert "loss_nce_source" in read_history(tmp_path / "out" / "history.csv")[0]
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"attention": "both"}, "attention must be one of global, local, local_global, but is 'both'"),
+        ({"nce_layers": ["padded", "block5"]}, "nce_layers: name some of padded, down1, down2, block1, in this order"),
+    ],
+)
+def test_a_wrong_option_of_contrastive_methods_says_so_in_one_line(data_list, tmp_path, capsys, option, message):
+    with pytest.raises(SystemExit) as exit_info:
+        train("qs_attn", data_list, tmp_path, **option)
+    assert exit_info.value.code == 2
+    assert message in capsys.readouterr().err
 
 
 def test_plateau_schedule_trains_and_resumes(data_list, tmp_path):

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from crossmoda.errors import InputError
 from crossmoda.networks import QueryAttention
 
 
@@ -115,5 +116,5 @@ def test_fewer_positions_than_asked_for_are_all_taken():
 
 
 def test_another_mode_is_refused():
-    with pytest.raises(ValueError, match="global, local, local_global, but is 'both'"):
+    with pytest.raises(InputError, match="global, local, local_global, but is 'both'"):
         QueryAttention("both")

@@ -5,8 +5,8 @@ from crossmoda.networks.init import init_kaiming, init_normal, init_xavier, init
 from crossmoda.networks.msf_net import MSFDecoder, MSFDiscriminator, MSFEncoder, MSFGenerator, MSFProxyDecoder
 from crossmoda.networks.padding import pad_to_multiple
 from crossmoda.networks.patch_discriminator import AntialiasedPatchDiscriminator
-from crossmoda.networks.patch_projector import PatchProjector
-from crossmoda.networks.query_attention import QueryAttention
+from crossmoda.networks.patch_projector import PatchProjector, patch_projector_or_exit
+from crossmoda.networks.query_attention import QueryAttention, query_attention_or_exit
 from crossmoda.networks.resnet_generator import ResnetGenerator
 from crossmoda.networks.site_generator import SiteGenerator, site_generator_or_exit
 from crossmoda.networks.unet2d5 import UNet2d5
@@ -33,5 +33,7 @@ __all__ = [
     "init_xavier",
     "initialise",
     "pad_to_multiple",
+    "patch_projector_or_exit",
+    "query_attention_or_exit",
     "site_generator_or_exit",
 ]

@@ -8,7 +8,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from crossmoda.errors import exit_on_input_error
 from crossmoda.networks.init import initialise
+from crossmoda.networks.resnet_generator import ResnetGenerator
 
 
 class PatchProjector(nn.Module):
@@ -35,3 +37,17 @@ class PatchProjector(nn.Module):
     def forward(self, rows: torch.Tensor, layer: int) -> torch.Tensor:
         """Feature vectors (B, N, C) of a tapped layer -> unit vectors (B, N, features) in float32."""
         return F.normalize(self.heads[layer](rows).float(), dim=-1, eps=1e-7)
+
+
+def patch_projector(
+    generator: ResnetGenerator, layers: Sequence[str], features: int = 256, init: str = "xavier"
+) -> PatchProjector:
+    """Heads for the tapped layers of a generator.
+
+    Raises:
+        InputError: if the generator has no such layers.
+    """
+    return PatchProjector(generator.tap_channels(layers), features, init)
+
+
+patch_projector_or_exit = exit_on_input_error(patch_projector)

@@ -6,6 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from crossmoda.errors import InputError, exit_on_input_error
+
 MODES = ("global", "local", "local_global")
 
 
@@ -35,13 +37,13 @@ class QueryAttention(nn.Module):
         part: rows of the attention matrix computed at once.
 
     Raises:
-        ValueError: for another mode.
+        InputError: for another mode.
     """
 
     def __init__(self, mode: str = "global", count: int = 256, window: int = 7, part: int = 512) -> None:
         super().__init__()
         if mode not in MODES:
-            raise ValueError(f"attention must be one of {', '.join(MODES)}, but is '{mode}'")
+            raise InputError(f"attention must be one of {', '.join(MODES)}, but is '{mode}'")
         self.mode = mode
         self.count = count
         self.window = window
@@ -98,6 +100,9 @@ class QueryAttention(nn.Module):
 
     def _pad(self, maps: torch.Tensor) -> torch.Tensor:
         return F.pad(maps, [self.window // 2] * 4)
+
+
+query_attention_or_exit = exit_on_input_error(QueryAttention)
 
 
 def gather(maps: torch.Tensor, index: torch.Tensor) -> torch.Tensor:

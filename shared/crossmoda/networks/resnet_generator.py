@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import nn
 
+from crossmoda.errors import InputError
 from crossmoda.networks.blur import BlurDown, BlurUp
 from crossmoda.networks.init import initialise
 from crossmoda.networks.padding import pad_to_multiple
@@ -114,13 +115,13 @@ class ResnetGenerator(nn.Module):
         """Channels of the tapped layers.
 
         Raises:
-            ValueError: if there is no such layer, or the taps are not in the network's order.
+            InputError: if there is no such layer, or the taps are not in the network's order.
         """
         _, double, deep = self.feature_channels
         channels = {"padded": self.in_channels, "down1": double, "down2": deep}
         channels |= {f"block{i + 1}": deep for i in range(len(self.blocks))}
         if [name for name in channels if name in taps] != list(taps):
-            raise ValueError(f"the generator's layers are, in this order, {', '.join(channels)}; not {list(taps)}")
+            raise InputError(f"nce_layers: name some of {', '.join(channels)}, in this order; not {', '.join(taps)}")
         return [channels[name] for name in taps]
 
     def encode_taps(self, x: torch.Tensor, taps: Sequence[str]) -> list[torch.Tensor]:

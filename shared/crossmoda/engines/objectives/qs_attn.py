@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import nn
 
 from crossmoda.engines.objectives.cut import CUT
-from crossmoda.networks import QueryAttention
 
 
 class QSAttn(CUT):
@@ -16,14 +16,14 @@ class QSAttn(CUT):
     The other layers compare random positions as in CUT.
 
     Args:
-        attention: "global", "local" or "local_global", see `QueryAttention`.
+        attention: chooses and mixes (`QueryAttention`).
         attention_layers: how many of the last tapped layers choose by attention (2 in the authors' code).
         **options: those of `CUT`.
     """
 
-    def __init__(self, attention: str = "global", attention_layers: int = 2, **options: Any) -> None:
+    def __init__(self, attention: nn.Module, attention_layers: int = 2, **options: Any) -> None:
         super().__init__(**options)
-        self.attention = QueryAttention(attention, self.n_patches)
+        self.attention = attention
         self.first_attended = len(self.nce_layers) - attention_layers
 
     def select(self, layer: int, keys: torch.Tensor, queries: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
