@@ -94,7 +94,7 @@ def test_without_any_sound_reference_it_stops(raw: Path, tmp_path: Path) -> None
     for section in ("target_training", "target_validation"):
         for item in content[section]:
             (raw.parent / item["image"]).write_bytes(b"not a scan")
-    with pytest.raises(InputError, match="reference_hrT2: c cannot serve: .*nor can the 2 others"):
+    with pytest.raises(InputError, match=r"reference_hrT2: c cannot serve: .*nor can the 2 others"):
         prepare(raw, Recipe.load("han2022", HAN), tmp_path / "out", progress=False)
 
 

@@ -82,8 +82,8 @@ class SiteGenerator(nn.Module):
     """`ResnetGenerator`'s layers with a scale and shift for each site in every norm: one network, any site's style.
 
     Our own, of no paper. hrT2 differs between sites (London CISS, Tilburg TSE), and a plain generator mixes their
-    looks. All convolutions are shared; a site costs two numbers a channel (10,496 beside 11.4 million parameters with 64
-    features and 9 blocks). `network(x)` translates into `site`, which is no part of the state dict, so that one
+    looks. All convolutions are shared; a site costs two numbers a channel (10,496 beside 11.4 million parameters with
+    64 features and 9 blocks). `network(x)` translates into `site`, which is no part of the state dict, so that one
     checkpoint serves all sites and exports for the chosen one.
 
     Args:
@@ -119,7 +119,7 @@ class SiteGenerator(nn.Module):
             )
         self.n_sites = len(sites)
         code = F.one_hot(torch.tensor([sites.index(site)]), self.n_sites).float()
-        self.register_buffer("code", code, persistent=False)
+        self.register_buffer("site_code", code, persistent=False)  # torch.export reserves the name "code"
         n = self.n_sites
         self.encoder = nn.ModuleList(
             [
@@ -146,7 +146,7 @@ class SiteGenerator(nn.Module):
             (B, out_channels, H, W) in [-1, 1].
         """
         if code is None:
-            code = self.code
+            code = self.site_code
         y = pad_to_multiple(x, 4)
         for layer in self.encoder:
             y = layer(y, code)
