@@ -16,8 +16,8 @@ class SiteCycleGAN(CycleGAN):
     Our own, of no paper. A source slice is translated into the site of the target slice that it was drawn with, and
     reconstructed in its own site. Each discriminator gives one map of logits a site, of which the loss takes that of
     the site that a slice ought to be of (as in StarGAN v2, Choi 2020), so that a translation in another site's style is
-    rejected. Site codes as constant input channels (Mirza 2014) moved the phantom's translations half as far towards the site
-    in a run of four epochs: the instance norms behind them take constants away.
+    rejected. Site codes as constant input channels (Mirza 2014) moved the phantom's translations half as far towards
+    the site in a run of four epochs: the instance norms behind them take constants away.
 
     Batches hold `source_site` and `target_site` beside the rest, indices (B,) into the generators' sites.
 
