@@ -1,5 +1,6 @@
 """The translation bundle: its metadata, its properties, training, resuming and inference through MONAI's commands."""
 
+import functools
 import json
 import os
 import subprocess
@@ -18,6 +19,7 @@ from onnx.reference import ReferenceEvaluator
 
 from crossmoda.data import write_datalist
 from crossmoda.engines import read_history
+from crossmoda.losses.perceptual import vgg19_shapes
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "bundles" / "translation" / "configs"
@@ -433,6 +435,16 @@ def test_msf_net_without_parcellation_names_the_way_out_which_works(data_list, t
     assert not any("parcellation" in name or "perceptual" in name for name in row)
 
 
+def test_msf_net_with_perceptual_weights_trains_with_the_term_and_stores_no_vgg(data_list, tmp_path):
+    weights = {name: torch.full(shape, 0.01) for name, shape in vgg19_shapes().items()}
+    torch.save(weights, tmp_path / "vgg19.pth")
+    train("msf_net", data_list, tmp_path, perceptual_weights=str(tmp_path / "vgg19.pth"), max_epochs=1)
+    (row,) = read_history(tmp_path / "out" / "history.csv")
+    assert row["loss_perceptual"] > 0
+    state = torch.load(tmp_path / "models" / "last.pt", weights_only=True)
+    assert not any("perceptual" in name for name in state["objective"])
+
+
 @pytest.mark.parametrize("trained", ["msf_net"], indirect=True)
 def test_msf_net_with_averaged_slices_and_with_wrong_weights(data_list, trained, tmp_path, capsys):
     method, _, ckpt_dir = trained
@@ -542,6 +554,19 @@ def test_site_cyclegan_translates_into_the_site_asked_for(data_list, tmp_path, c
     assert "site 'ukm' is none of those in sites (ldn, etz): name one of them with --site" in capsys.readouterr().err
 
 
+def test_layout_and_compilation_give_the_same_checkpoints(data_list, tmp_path, monkeypatch):
+    # As ever but for the generated code, which takes minutes.
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    options = {"max_epochs": 1, "amp": False}
+    train("cyclegan", data_list, tmp_path / "plain", **options)
+    train("cyclegan", data_list, tmp_path / "fast", channels_last=True, compile=True, **options)
+    plain, fast = (torch.load(tmp_path / n / "models" / "model.pt", weights_only=True) for n in ("plain", "fast"))
+    assert list(plain) == list(fast)
+    for name, value in plain.items():
+        torch.testing.assert_close(fast[name], value, atol=2e-3, rtol=0)  # four steps of 5e-4 at most
+    train("cyclegan", data_list, tmp_path / "fast", **{**options, "max_epochs": 2})  # goes on without them
+
+
 def test_run_from_the_shell_with_mlflow(data_list, tmp_path):
     options = {
         **TINY,
@@ -562,8 +587,9 @@ def test_run_from_the_shell_with_mlflow(data_list, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_train_and_write_once(data_list, tmp_path):
-    config_file = [*files("train", "cyclegan_segmenter"), str(CONFIGS / "multi_gpu_train.yaml")]
+@pytest.mark.parametrize("method", ["cyclegan_segmenter", "msf_net"])
+def test_two_processes_train_and_write_once(method, data_list, tmp_path):
+    config_file = [*files("train", method), str(CONFIGS / "multi_gpu_train.yaml")]
     options = {
         **TINY,
         "data_list": data_list,
