@@ -122,3 +122,15 @@ def test_inference_evens_out_slices_if_asked(folder, tmp_path, deflicker):
     inside = (slice(10, 30), slice(8, 28))
     steps = [np.abs(np.diff(volume[inside].mean((0, 1)))).mean() / volume.max() for volume in (raw, even)]
     assert (steps[1] < 0.7 * steps[0]) == deflicker
+
+
+def test_overlay_of_several_processes_means_the_handlers_that_it_names():
+    """It edits the trainer's handlers by place, so a new one must not push others away."""
+    handlers = config("train.yaml", "multi_gpu_train.yaml")["train"]["handlers"]
+    names = [handler["_target_"].split(".")[-1] for handler in handlers]
+    rank_only = [
+        name for name, handler in zip(names, handlers, strict=True) if "@rank > 0" in handler.get("_disabled_", "")
+    ]
+    assert rank_only == ["TranslationPictures", "EpochLine", "ProgressBar", "DiscriminatorWatch"]
+    assert names[-1] == "ResumableRun"
+    assert "@rank" in handlers[-1]["seed"]
