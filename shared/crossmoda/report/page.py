@@ -29,6 +29,7 @@ from crossmoda.report.pictures import (
     roi_window,
     translation_figure,
 )
+from crossmoda.report.translations import translation_table
 
 Item = dict[str, Any]
 
@@ -99,6 +100,10 @@ def write_report(report: ReportInput, output_dir: str | Path) -> str:
         tables.site_table(results),
         tables.grade_table(rows),
         tables.comparison_table(results),
+        translation_table(
+            {name: _volumes(folder) for name, folder in report.translations.items()},
+            {name: _history(folder) for name, folder in report.translations.items()},
+        ),
     ]
     others = [table for table in others if table is not None]
     pictures = {name: _png(figure) for name, figure in figures.items()}
@@ -234,6 +239,11 @@ def _folder_with(folder: str | Path, name: str) -> Path:
         if (candidate / name).is_file():
             return candidate
     raise InputError(f"{folder} has no {name} (nor in predictions or volumes): run that stage first")
+
+
+def _volumes(folder: str | Path) -> Path:
+    """The folder of a translator's volumes."""
+    return Path(folder) / "volumes" if (Path(folder) / "volumes").is_dir() else Path(folder)
 
 
 def _history(folder: str | Path) -> Path | None:
