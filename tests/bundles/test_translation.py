@@ -587,7 +587,7 @@ def test_run_from_the_shell_with_mlflow(data_list, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["cyclegan_segmenter", "msf_net"])
+@pytest.mark.parametrize("method", ["cyclegan_segmenter", "msf_net", "fastcut"])
 def test_two_processes_train_and_write_once(method, data_list, tmp_path):
     config_file = [*files("train", method), str(CONFIGS / "multi_gpu_train.yaml")]
     options = {
