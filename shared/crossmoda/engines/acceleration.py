@@ -24,8 +24,9 @@ def prepare_objective(
         objective: as the config builds it; changed in place.
         device: where to run.
         channels_last: convolutions' weights with the channels innermost, which their outputs then take over.
-        compiled: `torch.compile` of every network, at its first use. Needs a C++ compiler, and Triton on a GPU; the
-            first steps take minutes. The losses stay as they are: their random choices would break the graphs.
+        compiled: `torch.compile` of the convolutional networks, at their first use. Needs a C++ compiler, and Triton
+            on a GPU; the first steps take minutes. Losses and projection heads stay as they are, and so do MSF-Net's
+            discriminators: their random choices break the graphs.
 
     Returns:
         The objective.
@@ -35,7 +36,7 @@ def prepare_objective(
         objective = objective.to(memory_format=torch.channels_last)
     if compiled:
         for network in objective.children():
-            if next(network.parameters(), None) is not None:
+            if any(isinstance(module, torch.nn.Conv2d) for module in network.modules()):
                 _compile(network)
     return objective
 
