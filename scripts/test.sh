@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# All tests. `--fast` leaves the slow ones (whole chains, full-size phantom) out; other arguments go to pytest.
+# All tests, in two processes (a file stays in one). `--fast` leaves the slow ones (whole chains, full-size phantom) out;
+# other arguments go to pytest, e.g. `-n 0` for one process.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
@@ -10,4 +11,4 @@ if [ "${1:-}" = "--fast" ]; then
 fi
 ruff check .
 ruff format --check .
-OMP_NUM_THREADS=1 python -m pytest "${marker[@]}" "$@"
+OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile "${marker[@]}" "$@"
