@@ -8,7 +8,7 @@ from monai.bundle import ConfigParser, run
 
 from crossmoda.data import write_datalist
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "bundles" / "translation" / "configs"
 METHODS = ("cyclegan", "cyclegan_segmenter", "msf_net", "site_cyclegan", "cut", "cut_original", "fastcut", "qs_attn")
 METADATA = {"msf_net": "methods/msf_net_metadata.json"}  # of networks with other channels
