@@ -97,6 +97,14 @@ def test_msf_net_with_averaged_slices_and_with_wrong_weights(data_list, trained,
     assert "none.pth is missing: give torchvision's vgg19-dcbb9e9d.pth" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_draws_of_an_objective_are_each_processes_own(method):
+    """multi_gpu_train.yaml sets `objective_seed`."""
+    assert config("train.yaml", f"methods/{method}.yaml")["objective_def"].get("seed", "@objective_seed") == (
+        "@objective_seed"
+    )
+
+
 def numbers(method, *names):
     parser = config("train.yaml", f"methods/{method}.yaml")
     return tuple(parser.get_parsed_content(name) for name in names)
