@@ -44,6 +44,14 @@ def test_moved_edges_are_lost_and_new():
     assert edge_agreement(far, source) == {"edges_kept": 0, "edges_new": 1}
 
 
+def test_a_flat_translation_has_no_edges(head):
+    source, _ = head
+    flat = torch.zeros_like(source)
+    assert edge_agreement(flat, source)["edges_kept"] == 0
+    flat[:, 20:, :, 3] = 1  # one edge in a volume that is flat elsewhere
+    assert 0 < strongest_edges(flat).float().mean() < 0.05
+
+
 def test_contrast_by_hand():
     image = torch.full((1, 30, 30, 2), -0.5)
     label = torch.zeros(1, 30, 30, 2)

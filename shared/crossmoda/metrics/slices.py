@@ -40,7 +40,8 @@ def strongest_edges(volume: torch.Tensor) -> torch.Tensor:
     smooth = GaussianFilter(2, 1.0)(padded)[..., PADDING:-PADDING, PADDING:-PADDING]
     gradient = torch.hypot(*torch.gradient(smooth, dim=(2, 3)))
     count = max(round(EDGE_SHARE * gradient.numel()), 1)
-    return gradient >= gradient.flatten().kthvalue(gradient.numel() - count + 1).values
+    limit = gradient.flatten().kthvalue(gradient.numel() - count + 1).values
+    return (gradient >= limit) & (gradient > 0)  # where most is flat the limit is 0
 
 
 def edge_agreement(translated: torch.Tensor, source: torch.Tensor) -> dict[str, float]:

@@ -171,7 +171,7 @@ def evaluate_translations(
 
     Raises:
         InputError: if a list or a file has a fault, a case was never a source, or a volume lies on another grid than
-            its source scan.
+            its source scan or has no contrast.
     """
     items = _items(translations, data_list, source_section, paired_dir)
     targets = load_datalist(data_list, target_section, check="header", progress=False)
@@ -247,12 +247,19 @@ def _items(translations: str | Path, data_list: str | Path, section: str, paired
 
 def _load(item: Item, transform: Transform) -> dict[str, torch.Tensor]:
     source = transform({"image": item["source"], "label": item["label"]})
-    volumes = {"source": _inner(source["image"]), "label": _inner(source["label"])}
+    volumes = {"source": _image(source["image"], item["source"]), "label": _inner(source["label"])}
     return volumes | {key: _prepared(item[key], transform) for key in ("image", "truth") if key in item}
 
 
 def _prepared(path: str, transform: Transform) -> torch.Tensor:
-    return _inner(transform({"image": path})["image"])
+    return _image(transform({"image": path})["image"], path)
+
+
+def _image(volume: torch.Tensor, path: str) -> torch.Tensor:
+    volume = _inner(volume)
+    if not (volume.amax((0, 1, 2)) > volume.amin((0, 1, 2))).any():
+        raise InputError(f"{path} has no slice with any contrast within the region of interest: leave its case out")
+    return volume
 
 
 def _inner(volume: torch.Tensor) -> torch.Tensor:
@@ -270,8 +277,13 @@ def _log(summary: dict[str, Any]) -> None:
     logger.info(
         f"{summary['n']} translations: features {whole['fid']['translated']:.4g} from {whole['targets']} real scans"
         f" (untranslated {whole['fid']['source']:.4g}), spectrum {whole['spectrum_db']['translated']:.2f} dB,"
-        f" edges kept {cases['edges_kept']['mean']:.3f}, flicker {cases['flicker_percent']['mean']:.2f} %"
+        f" edges kept {_mean(cases['edges_kept'], 3)}, flicker {_mean(cases['flicker_percent'], 2)} %"
     )
+
+
+def _mean(column: dict[str, float | None], digits: int) -> str:
+    """The mean as text; it is None where no case could be measured."""
+    return "?" if column["mean"] is None else f"{column['mean']:.{digits}f}"
 
 
 evaluate_translations_or_exit = exit_on_input_error(evaluate_translations)
