@@ -104,3 +104,11 @@ def test_faults_are_refused(pair):
         even(target[..., :5], source)
     with pytest.raises(ValueError, match="period"):
         SmoothSliceIntensityd("pred", "image", period=1)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_volumes_on_a_gpu_stay_there(pair):
+    source, target = pair
+    result = even(target.cuda(), source.cuda())
+    assert result.is_cuda
+    assert torch.allclose(result.cpu(), even(target, source))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
-from monai.utils import convert_to_dst_type
+from monai.utils import convert_data_type, convert_to_dst_type
 
 LEVELS = 8
 FEWEST_VOXELS = 50
@@ -112,6 +112,6 @@ def _couple(normal: np.ndarray, first: np.ndarray, second: np.ndarray, weight: f
 
 
 def _slices(volume: Any) -> np.ndarray:
-    """(1, X, Y, Z) -> (Z, X * Y), float64."""
-    array = np.asarray(volume, dtype=np.float64)
+    """(1, X, Y, Z) on any device -> (Z, X * Y), float64."""
+    array = convert_data_type(volume, np.ndarray, dtype=np.float64)[0]
     return array.reshape(-1, array.shape[-1]).T
