@@ -34,6 +34,19 @@ def test_only_the_labels_voxels_are_multiplied_within_range(item):
     assert float(factor.std()) < 1e-6
 
 
+def test_levels_take_the_place_of_the_voxels(item):
+    out = make(ranges=[[0.3, 0.3], [0.6, 0.9]], replace=True)(item)["image"].as_tensor()
+    label = item["label"].as_tensor()
+    assert torch.allclose(out[label == 1], torch.tensor(0.3))
+    assert torch.equal(out[label == 0], item["image"].as_tensor()[label == 0])
+    levels = out[label == 2]
+    assert 0.6 <= float(levels.min()) <= float(levels.max()) <= 0.9
+    assert float(levels.std()) < 1e-6
+    soft = make(ranges=[[0.3, 0.3], [1, 1]], replace=True, edge_sigma=1.0)(item)["image"].as_tensor()
+    rim = (0, 4, 6, 5)  # half within: between the level and what was there
+    assert sorted([0.3, float(item["image"][rim]), float(soft[rim])])[1] == float(soft[rim])
+
+
 def test_label_and_input_stay(item):
     before = item["image"].clone(), item["label"].clone()
     out = make()(item)

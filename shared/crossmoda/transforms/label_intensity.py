@@ -37,20 +37,22 @@ class LabelVolumesd(MapTransform):
 
 
 class RandLabelIntensityd(RandomizableTransform, MapTransform):
-    """Multiplies the voxels inside a structure by a random factor.
+    """Multiplies the voxels inside a structure by a random factor, or replaces them by a random level.
 
     Translators tend to give all tumours one look; on real hrT2 they vary from site to site. Choi 2021 halves the
     tumour's signal in a copy of every translated volume (VS Dice 0.72 -> 0.84), LaTIM 2022 and the 2023 winner draw
     from several factors for VS and cochlea. MONAI changes the intensity of whole images only.
 
     Each label is changed with probability `prob`, independently: y = x * (1 + M (f - 1)), M the label's mask, f
-    uniform in its range, times 1 + h n, n smooth noise of unit variance. The result is not clipped.
+    uniform in its range, times 1 + h n, n smooth noise of unit variance. The result is not clipped. A factor can't bring
+    back what a translation has wiped out: with `replace` y = x (1 - M) + M f, where f is the structure's level.
 
     Args:
         keys: images (C, X, Y, Z) with values >= 0 (a factor has no meaning on other scales).
         label_key: label map (1, X, Y, Z) of the same grid.
         labels: class numbers to change. One may come twice with other `volumes`.
         ranges: lowest and highest factor for each of `labels`; equal ends give a fixed factor.
+        replace: `ranges` are levels, in the images' units, which take the voxels' place.
         discrete: `ranges` holds for each of `labels` the factors themselves, each as likely as the others.
         volumes: lowest and highest volume in mm3 for each of `labels`, below and above which it stays as it is; an end
             may be None, and so may a pair. Needs `LabelVolumesd` before the crop. None changes all.
@@ -69,6 +71,7 @@ class RandLabelIntensityd(RandomizableTransform, MapTransform):
         label_key: str,
         labels: Sequence[int],
         ranges: Sequence[Sequence[float]],
+        replace: bool = False,
         discrete: bool = False,
         volumes: Sequence[Sequence[float | None] | None] | None = None,
         prob: float = 0.1,
@@ -89,6 +92,7 @@ class RandLabelIntensityd(RandomizableTransform, MapTransform):
         self.label_key = label_key
         self.labels = tuple(labels)
         self.ranges = tuple(tuple(factors) for factors in ranges)
+        self.replace = replace
         self.discrete = discrete
         self.volumes = tuple(volumes) if volumes is not None else (None,) * len(self.labels)
         self.edge_sigma = edge_sigma
@@ -122,10 +126,11 @@ class RandLabelIntensityd(RandomizableTransform, MapTransform):
             if not mask.any():
                 continue
             box = _padded_box(mask[0], margin=int(np.ceil(3 * self.edge_sigma)))
-            gain = 1 + self._soft(mask[box].float()) * (self._factor_map(factor, mask[box].shape) - 1)
+            soft, factors = self._soft(mask[box].float()), self._factor_map(factor, mask[box].shape)
             for key in self.key_iterator(d):
                 image = d[key].clone()
-                image[box] = image[box] * gain.to(image)
+                changed = factors.to(image) if self.replace else image[box] * factors.to(image)
+                image[box] = image[box] + soft.to(image) * (changed - image[box])
                 d[key] = image
         return d
 
