@@ -198,6 +198,15 @@ def test_more_classes_than_announced_are_refused():
         UnpairedSlices(PARCELLATED, TARGETS, with_parcellation, parcellation_classes=12, progress=False)
 
 
+def test_classes_beyond_a_byte_are_refused():
+    def doubled(item):
+        prepared = with_parcellation(item)
+        return prepared | {"parcellation": 2 * prepared["parcellation"]} if "parcellation" in prepared else prepared
+
+    with pytest.raises(InputError, match=r"has classes from 0 to 380, .* at most 256"):
+        UnpairedSlices(PARCELLATED, TARGETS, doubled, parcellation_classes=400, progress=False)
+
+
 @pytest.mark.parametrize("kind", [UnpairedSlices, ValidationSlices])
 def test_sites_are_places_in_the_list_of_sites(kind):
     data = kind(AT_SITES, TARGETS_AT_SITES, prepare, sites=["b", "a"], progress=False)

@@ -55,6 +55,6 @@ class DiscriminatorWatch:
         if side == "below":
             return (
                 f"{start}: the discriminator always wins and teaches the generator nothing;"
-                " lower discriminator_learning_rate, or raise the weights of the adversarial loss or the data's variety"
+                " lower discriminator_learning_rate or the other losses' weights, or raise the data's variety"
             )
         return f"{start}: the discriminator judges worse than a coin; lower discriminator_learning_rate"

@@ -319,7 +319,7 @@ def _check_parcellations_given(items: Sequence[Item]) -> None:
 def _parcellation(volume: torch.Tensor, classes: int, path: Any) -> torch.Tensor:
     values = torch.as_tensor(volume)
     lowest, highest = int(values.min()), int(values.max())
-    if lowest < 0 or highest >= classes:
+    if lowest < 0 or highest >= min(classes, 256):
         raise InputError(
             f"{path} has classes from {lowest} to {highest}, but parcellation_classes is {classes}:"
             " set it to the number of classes with the background, at most 256"
