@@ -142,7 +142,7 @@ def test_fixed_patch_pads_with_zeros():
     assert out["image"].as_tensor()[..., 11:].abs().sum() == 0
 
 
-def test_resampling_straight_into_the_fixed_patch_equals_cutting_it():
+def test_affine_of_the_fixed_patch_is_that_of_the_cut_one():
     d = item((300, 310, 110))
     options = {"start": (128, 200), "size": (64, 70, 80), "depth_share": 0.375}
     cut = FixedPatchCropd("image", **options)(d)["image"]
