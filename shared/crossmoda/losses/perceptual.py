@@ -29,8 +29,8 @@ class PerceptualLoss(nn.Module):
     $L(a, b) = \sum_l \mathrm{mean}((\phi_l(a) - \phi_l(b))^2)$ over the 13 ReLUs of the first 30 layers, with average
     instead of max pooling. Images in [-1, 1] are mapped to [0, 1] and normalised as ImageNet's.
 
-    MONAI's `PerceptualLoss` wants torchvision or lpips, takes no file of weights, and has neither VGG19 nor average pools
-    nor all of its ReLUs. The weights here are buffers that no state dict holds: they are not trained, and
+    MONAI's `PerceptualLoss` wants torchvision or lpips, takes no file of weights, and has neither VGG19 nor average
+    pools nor all of its ReLUs. The weights here are buffers that no state dict holds: they are not trained, and
     a checkpoint need not carry them.
 
     Args:

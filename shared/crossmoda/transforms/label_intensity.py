@@ -44,8 +44,8 @@ class RandLabelIntensityd(RandomizableTransform, MapTransform):
     from several factors for VS and cochlea. MONAI changes the intensity of whole images only.
 
     Each label is changed with probability `prob`, independently: y = x * (1 + M (f - 1)), M the label's mask, f
-    uniform in its range, times 1 + h n, n smooth noise of unit variance. The result is not clipped. A factor can't bring
-    back what a translation has wiped out: with `replace` y = x (1 - M) + M f, where f is the structure's level.
+    uniform in its range, times 1 + h n, n smooth noise of unit variance. The result is not clipped. A factor can't
+    bring back what a translation has wiped out: with `replace` y = x (1 - M) + M f, where f is the structure's level.
 
     Args:
         keys: images (C, X, Y, Z) with values >= 0 (a factor has no meaning on other scales).
