@@ -13,9 +13,9 @@ from crossmoda.report.tables import NONE, Table
 SCORE = "val_selection_score"
 TITLE = (
     "Translations: the score that chose the checkpoint (its parts depend on the method); share of the distance to real"
-    " hrT2 that is closed (fixed features, power spectrum); contrast of VS and cochlea to their surroundings (% of the range; on real hrT2 of the"
-    " same subjects in brackets); edges of the ceT1 kept; flicker (% of the range); MAE (% of the range) and SSIM"
-    " against the true hrT2 of the same subjects"
+    " hrT2 that is closed (fixed features, power spectrum); contrast of VS and cochlea to their surroundings (% of the"
+    " range; on real hrT2 of the same subjects in brackets); edges of the ceT1 kept; flicker (% of the range); MAE (%"
+    " of the range) and SSIM against the true hrT2 of the same subjects"
 )
 HEADER = [
     "translator",
