@@ -59,7 +59,7 @@ def test_chen_2023_numbers():
     assert (optimizer.defaults["lr"], optimizer.defaults["weight_decay"]) == (1e-4, 1e-4)
     factors = parser["lr_scheduler::lr_lambda"]
     assert value("lowest_learning_rate") == 2.3e-5
-    assert (value("warmup_iterations"), value("warmup_start")) == (50, pytest.approx(1 / 3, abs=1e-4))
+    assert (value("warmup_iterations"), value("warmup_start")) == (50, pytest.approx(1 / 3))
     assert factors["_target_"] == "crossmoda.engines.warmup_cosine_decay"
     loss = value("loss")
     assert loss is value("deep_loss")
@@ -74,10 +74,11 @@ def test_chen_2023_numbers():
     assert tumour.ranges == ((0.8, 1.2),) * 3
     assert cochlea.ranges == ((0.5, 1.5), (0.3, 2.0), (0.5, 2.0))
     assert (tumour.labels, cochlea.labels) == ((1,), (2,))
+    assert tumour.margin == cochlea.margin == (2, 2, 1)
     assert all(transform.prob == 1 for transform in (image, tumour, cochlea))
     incomplete, elastic = value("incomplete"), parser["elastic_affine"]
     assert (incomplete.prob, incomplete.axes, incomplete.fill) == (0.5, (1,), (-1.0, 0))
-    assert incomplete.max_share == pytest.approx(1 / 3, abs=1e-4)
+    assert incomplete.max_share == pytest.approx(1 / 3)
     assert (elastic["sigma_range"], elastic["magnitude_range"], elastic["prob"]) == ([3, 5], [100, 200], 0.5)
     assert elastic["rotate_range"] == pytest.approx([np.pi / 6] * 3, abs=1e-4)
     assert (elastic["translate_range"], elastic["scale_range"]) == ([5] * 3, [0.2] * 3)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from monai.config import KeysCollection
 from monai.transforms import AdjustContrast, MapTransform, RandomizableTransform
+from monai.utils import ensure_tuple_rep
 
 from crossmoda.transforms.label_intensity import padded_box
 
@@ -33,7 +34,7 @@ class RandRegionIntensityd(RandomizableTransform, MapTransform):
         offset_std: standard deviation of o, one number for the whole image.
         label_key: label map (1, X, Y, Z); None for the whole image.
         labels: classes that together are the structure.
-        margin: voxels around the structure that its box has more.
+        margin: voxels around the structure that its box has more, one number or one an axis.
         prob: probability.
         allow_missing_keys: as in MONAI.
     """
@@ -47,7 +48,7 @@ class RandRegionIntensityd(RandomizableTransform, MapTransform):
         offset_std: float = 0.0,
         label_key: str | None = None,
         labels: Sequence[int] = (),
-        margin: int = 2,
+        margin: int | Sequence[int] = 2,
         prob: float = 1.0,
         allow_missing_keys: bool = False,
     ) -> None:
@@ -60,7 +61,7 @@ class RandRegionIntensityd(RandomizableTransform, MapTransform):
         self.offset_std = offset_std
         self.label_key = label_key
         self.labels = tuple(labels)
-        self.margin = margin
+        self.margin = ensure_tuple_rep(margin, 3)
         self.contrast, self.brightness, self.gamma, self.offset = 1.0, 1.0, 1.0, 0.0
 
     def randomize(self, data: Any = None) -> None:
