@@ -294,9 +294,11 @@ def test_three_classes_are_taken_as_they_are(data_list, tmp_path):
         label = prepare(parser.get_parsed_content("train_items")[0])["label"]
         assert set(label.unique().tolist()) == classes
     run_in_process(["train", CHEN, THREE_CLASS], train_overrides(path, tmp_path / "out", **CHEN_SMALL))
-    assert {"val_dice_extra", "val_dice_intra", "val_dice_cochlea"} <= read_history(tmp_path / "out/history.csv")[
-        0
-    ].keys()
+    row = read_history(tmp_path / "out" / "history.csv")[0]
+    assert {"val_dice_extra", "val_dice_intra", "val_dice_cochlea"} <= row.keys()
+    values = overrides(path, tmp_path / "out", section="source_training", **CHEN_SMALL)
+    run_in_process(["evaluate", CHEN, THREE_CLASS], {**values, "output_dir": str(tmp_path / "eval")})
+    assert json.loads((tmp_path / "eval" / "summary.json").read_text())["all"]["n"] == 4
 
 
 def test_largest_tumour_of_three_classes_is_the_union():
