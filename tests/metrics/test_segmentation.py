@@ -157,6 +157,19 @@ def test_three_class_truth_is_merged(cases, tmp_path):
     assert summary["all"]["dice"]["VS"]["mean"] == summary["all"]["dice"]["cochlea"]["mean"] == 1
 
 
+def test_three_class_predictions_are_merged(cases, tmp_path):
+    predicted = np.asanyarray(nib.load(cases[0]["prediction"]).dataobj).copy()
+    predicted[predicted == 2] = 3
+    predicted[3:5][predicted[3:5] == 1] = 2
+    save(tmp_path / "predictions" / "c0_seg.nii.gz", predicted)
+    write_datalist({"target_validation": [cases[0]]}, tmp_path / "list.json")
+    arguments = (tmp_path / "predictions", tmp_path / "list.json", "target_validation", tmp_path / "out")
+    summary = evaluate(*arguments, prediction_map={0: 0, 1: 1, 2: 1, 3: 2})
+    assert summary["all"]["dice"]["VS"]["mean"] == summary["all"]["dice"]["cochlea"]["mean"] == 1
+    with pytest.raises(InputError):  # without it, class 3 is foreign
+        evaluate(*arguments)
+
+
 def test_faults_are_one_line(cases, tmp_path, capsys):
     arguments = tmp_path / "predictions", tmp_path / "list.json", "target_validation", tmp_path / "out"
     save(tmp_path / "predictions" / "c1_seg.nii.gz", np.zeros((12, 10, 8), np.uint8), np.eye(4))

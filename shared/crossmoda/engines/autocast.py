@@ -29,12 +29,14 @@ class AutocastInferer(Inferer):
         self.inferer = inferer
         self.enabled = enabled
 
-    def __call__(self, inputs: torch.Tensor, network: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def __call__(
+        self, inputs: torch.Tensor, network: torch.nn.Module, *args: Any, **kwargs: Any
+    ) -> torch.Tensor | tuple[torch.Tensor, ...]:
         """Runs `network` on `inputs`.
 
         Args:
             inputs: images (B, C, X, Y, Z).
-            network: network that returns one tensor.
+            network: network that returns one tensor, or several (deep supervision, in training).
             args: handed to the inferer.
             kwargs: handed to the inferer.
 
@@ -42,4 +44,7 @@ class AutocastInferer(Inferer):
             The network's output as float32.
         """
         with torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=self.enabled):
-            return self.inferer(inputs, network, *args, **kwargs).float()
+            output = self.inferer(inputs, network, *args, **kwargs)
+        if isinstance(output, torch.Tensor):
+            return output.float()
+        return tuple(tensor.float() for tensor in output)

@@ -193,16 +193,18 @@ def evaluate(
     output_dir: str | Path | None = None,
     suffix: str = "seg",
     progress: bool = True,
+    prediction_map: Mapping[int, int] | None = None,
 ) -> dict[str, Any]:
     """Compare `<predictions_dir>/<case>_<suffix>.nii.gz` with the labels of a datalist section.
 
     Args:
-        predictions_dir: folder of the predictions, in the classes of `crossmoda.labels`.
+        predictions_dir: folder of the predictions, in the classes of `crossmoda.labels` or those of `prediction_map`.
         data_list: datalist whose section has labels (the truth); its `label_map` is applied to them.
         section: e.g. `target_validation`.
         output_dir: where `metrics.csv` and `summary.json` go; None: into `predictions_dir`.
         suffix: of the predictions' names.
         progress: whether to show a bar.
+        prediction_map: from the predictions' classes to those of `crossmoda.labels`; None if they are the same.
 
     Returns:
         The summary, see `summarise`.
@@ -216,7 +218,7 @@ def evaluate(
         if not prediction.is_file():
             raise InputError(f"{prediction} is missing: run the inference on section {section} of {data_list}")
         item["prediction"] = str(prediction)
-    maps = {label: label for label in CLASS_NAMES}, label_map(data_list)
+    maps = prediction_map or {label: label for label in CLASS_NAMES}, label_map(data_list)
     summary = write_metrics(evaluate_cases(items, maps, progress), output_dir or predictions_dir)
     for label in FOREGROUND:
         dice, distance = (summary["all"][metric][CLASS_NAMES[label]] for metric in METRICS)

@@ -125,7 +125,7 @@ class RandLabelIntensityd(RandomizableTransform, MapTransform):
             mask = torch.as_tensor(d[self.label_key]) == label
             if not mask.any():
                 continue
-            box = _padded_box(mask[0], margin=int(np.ceil(3 * self.edge_sigma)))
+            box = padded_box(mask[0], margin=3 * [int(np.ceil(3 * self.edge_sigma))])
             soft, factors = self._soft(mask[box].float()), self._factor_map(factor, mask[box].shape)
             for key in self.key_iterator(d):
                 image = d[key].clone()
@@ -156,13 +156,13 @@ class RandLabelIntensityd(RandomizableTransform, MapTransform):
         return (factor * (1 + self.heterogeneity * noise)).clamp_min(0)
 
 
-def _padded_box(mask: torch.Tensor, margin: int) -> tuple[slice, ...]:
-    """Bounding box of a mask (X, Y, Z), grown by a margin, as slices of (C, X, Y, Z)."""
+def padded_box(mask: torch.Tensor, margin: Sequence[int]) -> tuple[slice, ...]:
+    """Bounding box of a mask (X, Y, Z), grown by a margin on each axis, as slices of (C, X, Y, Z)."""
     box = [slice(None)]
     for axis, size in enumerate(mask.shape):
         others = [other for other in range(mask.ndim) if other != axis]
         inside = torch.nonzero(mask.amax(dim=others)).flatten()
-        box.append(slice(max(int(inside[0]) - margin, 0), min(int(inside[-1]) + margin + 1, size)))
+        box.append(slice(max(int(inside[0]) - margin[axis], 0), min(int(inside[-1]) + margin[axis] + 1, size)))
     return tuple(box)
 
 
