@@ -16,8 +16,8 @@ class AutocastInferer(Inferer):
     optimizer stay in float32.
 
     On CPUs torch 2.13 (oneDNN) returns uninitialised memory as the bfloat16 weight gradient of a 3x3x3 convolution
-    whose input is 2x2 voxels in x and y: patches must leave at least 3 there at a network's bottom (48 voxels for
-    five levels).
+    whose input is 2 voxels long in x, the first spatial axis, whatever its y and z: patches must leave at least 3
+    there at a network's bottom (48 voxels in x for five levels, 96 for six).
 
     Args:
         inferer: the inferer to run, e.g. `SimpleInferer` or `SlidingWindowInferer`.
@@ -29,12 +29,14 @@ class AutocastInferer(Inferer):
         self.inferer = inferer
         self.enabled = enabled
 
-    def __call__(self, inputs: torch.Tensor, network: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def __call__(
+        self, inputs: torch.Tensor, network: torch.nn.Module, *args: Any, **kwargs: Any
+    ) -> torch.Tensor | tuple[torch.Tensor, ...]:
         """Runs `network` on `inputs`.
 
         Args:
             inputs: images (B, C, X, Y, Z).
-            network: network that returns one tensor.
+            network: network that returns one tensor, or several (deep supervision, in training).
             args: handed to the inferer.
             kwargs: handed to the inferer.
 
@@ -42,4 +44,7 @@ class AutocastInferer(Inferer):
             The network's output as float32.
         """
         with torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=self.enabled):
-            return self.inferer(inputs, network, *args, **kwargs).float()
+            output = self.inferer(inputs, network, *args, **kwargs)
+        if isinstance(output, torch.Tensor):
+            return output.float()
+        return tuple(tensor.float() for tensor in output)

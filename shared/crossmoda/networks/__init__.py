@@ -7,6 +7,7 @@ from crossmoda.networks.padding import pad_to_multiple
 from crossmoda.networks.patch_discriminator import AntialiasedPatchDiscriminator
 from crossmoda.networks.patch_projector import PatchProjector, patch_projector_or_exit
 from crossmoda.networks.query_attention import QueryAttention, query_attention_or_exit
+from crossmoda.networks.residual_unet2d5 import ResidualUNet2d5
 from crossmoda.networks.resnet_generator import ResnetGenerator
 from crossmoda.networks.site_generator import SiteGenerator, site_generator_or_exit
 from crossmoda.networks.unet2d5 import UNet2d5
@@ -23,6 +24,7 @@ __all__ = [
     "MSFProxyDecoder",
     "PatchProjector",
     "QueryAttention",
+    "ResidualUNet2d5",
     "ResnetGenerator",
     "SiteGenerator",
     "UNet2d5",
