@@ -6,6 +6,7 @@ from crossmoda.engines.autocast import AutocastInferer
 from crossmoda.engines.checkpoint import ResumableRun, SaveBest, save_atomically
 from crossmoda.engines.discriminator_watch import DiscriminatorWatch
 from crossmoda.engines.epoch_line import EpochLine
+from crossmoda.engines.gradient_clipping import GradientClipping
 from crossmoda.engines.history import HistoryCsv, read_history
 from crossmoda.engines.image_pool import ImagePool
 from crossmoda.engines.mirror import MirrorInferer
@@ -19,7 +20,7 @@ from crossmoda.engines.objectives import (
     SiteCycleGAN,
     TranslationObjective,
 )
-from crossmoda.engines.schedules import linear_decay, poly_decay, step_argument
+from crossmoda.engines.schedules import linear_decay, poly_decay, step_argument, warmup_cosine_decay
 from crossmoda.engines.translation import TranslationEvaluator, TranslationTrainer
 from crossmoda.engines.translation_pictures import TranslationPictures
 from crossmoda.engines.translation_score import TranslationScore
@@ -33,6 +34,7 @@ __all__ = [
     "CycleGANSegmenter",
     "DiscriminatorWatch",
     "EpochLine",
+    "GradientClipping",
     "HistoryCsv",
     "ImagePool",
     "MLFlowRun",
@@ -57,4 +59,5 @@ __all__ = [
     "save_atomically",
     "start_parent_run",
     "step_argument",
+    "warmup_cosine_decay",
 ]

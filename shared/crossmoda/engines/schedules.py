@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -47,6 +48,35 @@ def poly_decay(epochs: int, lowest: float = 0.0, exponent: float = 0.9) -> Calla
 
     def factor(epoch: int) -> float:
         return lowest + (1 - lowest) * max(0.0, 1 - epoch / epochs) ** exponent
+
+    return factor
+
+
+def warmup_cosine_decay(
+    epochs: int, iterations: int, lowest: float = 0.0, warmup: int = 0, start: float = 1.0
+) -> Callable[[int], float]:
+    """Factor of each iteration: a cosine from 1 to `lowest` by epochs, times a linear warm-up by iterations.
+
+    The form of mmcv's runner, which Chen 2023's training has: after e whole epochs the cosine is
+    lowest + (1 - lowest) (1 + cos(pi e / epochs)) / 2; iteration i < warmup has start + (1 - start) i / warmup of it.
+    MONAI's `WarmupCosineSchedule` descends to 0 and cuts it off at its `end_lr`.
+
+    Args:
+        epochs: epochs of the descent.
+        iterations: iterations of an epoch.
+        lowest: the last rate as a share of the first.
+        warmup: iterations of the warm-up.
+        start: share of the rate at the first iteration.
+
+    Example:
+        >>> [round(warmup_cosine_decay(2, 2, 0.5, 2, 0.5)(iteration), 2) for iteration in range(5)]
+        [0.5, 0.75, 0.75, 0.75, 0.5]
+    """
+
+    def factor(iteration: int) -> float:
+        epoch = min(iteration // iterations, epochs)
+        cosine = lowest + (1 - lowest) * (1 + math.cos(math.pi * epoch / epochs)) / 2
+        return cosine * (start + (1 - start) * min(1.0, iteration / warmup) if warmup else 1.0)
 
     return factor
 

@@ -1,6 +1,7 @@
 """Losses that MONAI lacks."""
 
 from crossmoda.losses.attention_supervision import AttentionSupervisionLoss
+from crossmoda.losses.hard_example import HardExampleDiceCELoss
 from crossmoda.losses.hardness_weighted_dice import HardnessWeightedDiceLoss
 from crossmoda.losses.kspace import KSpaceLoss
 from crossmoda.losses.patch_nce import PatchNCELoss
@@ -9,6 +10,7 @@ from crossmoda.losses.weighted_dice import WeightedDiceLoss
 
 __all__ = [
     "AttentionSupervisionLoss",
+    "HardExampleDiceCELoss",
     "HardnessWeightedDiceLoss",
     "KSpaceLoss",
     "PatchNCELoss",

@@ -9,6 +9,7 @@ from crossmoda.networks.patch_projector import PatchProjector, patch_projector_o
 from crossmoda.networks.query_attention import QueryAttention, query_attention_or_exit
 from crossmoda.networks.residual_unet2d5 import ResidualUNet2d5
 from crossmoda.networks.resnet_generator import ResnetGenerator
+from crossmoda.networks.resunet2d5 import ResUNet2d5
 from crossmoda.networks.site_generator import SiteGenerator, site_generator_or_exit
 from crossmoda.networks.unet2d5 import UNet2d5
 from crossmoda.networks.unet_generator import UNetDecoder, UNetGenerator
@@ -24,6 +25,7 @@ __all__ = [
     "MSFProxyDecoder",
     "PatchProjector",
     "QueryAttention",
+    "ResUNet2d5",
     "ResidualUNet2d5",
     "ResnetGenerator",
     "SiteGenerator",

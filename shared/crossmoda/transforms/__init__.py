@@ -12,8 +12,10 @@ from crossmoda.transforms.crops import (
 from crossmoda.transforms.deflicker import SmoothSliceIntensityd
 from crossmoda.transforms.elastic import RandControlPointElasticd
 from crossmoda.transforms.histogram_matching import HistogramMatchingd
+from crossmoda.transforms.incomplete import RandIncompleteImaged
 from crossmoda.transforms.label_intensity import LabelVolumesd, RandLabelIntensityd
 from crossmoda.transforms.non_local_means import NonLocalMeansd
+from crossmoda.transforms.region_intensity import RandRegionIntensityd
 from crossmoda.transforms.slice_intensity import ScaleSliceIntensityd
 from crossmoda.transforms.spline_spacing import SplineSpacing, SplineSpacingd
 from crossmoda.transforms.unpaired_slices import (
@@ -34,8 +36,10 @@ __all__ = [
     "PadToSquared",
     "PercentileCentreCropd",
     "RandControlPointElasticd",
+    "RandIncompleteImaged",
     "RandLabelIntensityd",
     "RandMultiDimensionalCLAHEd",
+    "RandRegionIntensityd",
     "RandUnpairedSlice",
     "ScaleSliceIntensityd",
     "SmoothSliceIntensityd",

@@ -125,7 +125,7 @@ class RandLabelIntensityd(RandomizableTransform, MapTransform):
             mask = torch.as_tensor(d[self.label_key]) == label
             if not mask.any():
                 continue
-            box = _padded_box(mask[0], margin=int(np.ceil(3 * self.edge_sigma)))
+            box = padded_box(mask[0], margin=int(np.ceil(3 * self.edge_sigma)))
             soft, factors = self._soft(mask[box].float()), self._factor_map(factor, mask[box].shape)
             for key in self.key_iterator(d):
                 image = d[key].clone()
@@ -156,7 +156,7 @@ class RandLabelIntensityd(RandomizableTransform, MapTransform):
         return (factor * (1 + self.heterogeneity * noise)).clamp_min(0)
 
 
-def _padded_box(mask: torch.Tensor, margin: int) -> tuple[slice, ...]:
+def padded_box(mask: torch.Tensor, margin: int) -> tuple[slice, ...]:
     """Bounding box of a mask (X, Y, Z), grown by a margin, as slices of (C, X, Y, Z)."""
     box = [slice(None)]
     for axis, size in enumerate(mask.shape):
