@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from crossmoda.losses import AttentionSupervisionLoss, HardnessWeightedDiceLoss
-from crossmoda.networks import ResidualUNet2d5
+from crossmoda.networks import SupervisedAttentionUNet2d5
 
 SMOOTH = 1e-5
 
@@ -60,7 +60,7 @@ def test_maps_that_hit_every_class_but_background_cost_nothing():
 
 def test_maps_learn_from_their_own_part():
     torch.manual_seed(0)
-    net = ResidualUNet2d5(channels=(2, 4, 4, 4, 4, 4))
+    net = SupervisedAttentionUNet2d5(channels=(2, 4, 4, 4, 4, 4))
     label = (torch.rand(2, 1, 32, 32, 16) < 0.05).float()
     loss = AttentionSupervisionLoss(lambda logits, target: 0 * logits.sum())
     loss(net(torch.rand(2, 1, 32, 32, 16)), label).backward()

@@ -34,7 +34,7 @@ class AttentionSupervisionLoss(nn.Module):
 
         Args:
             prediction: logits (B, C, X, Y, Z), then the maps (B, 1, x, y, z) in [0, 1] whose sizes divide those of the
-                logits, as `ResidualUNet2d5` returns them in training mode.
+                logits, as `SupervisedAttentionUNet2d5` returns them in training mode.
             target: class numbers (B, 1, X, Y, Z).
 
         Returns:

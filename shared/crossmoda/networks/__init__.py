@@ -7,10 +7,10 @@ from crossmoda.networks.padding import pad_to_multiple
 from crossmoda.networks.patch_discriminator import AntialiasedPatchDiscriminator
 from crossmoda.networks.patch_projector import PatchProjector, patch_projector_or_exit
 from crossmoda.networks.query_attention import QueryAttention, query_attention_or_exit
-from crossmoda.networks.residual_unet2d5 import ResidualUNet2d5
 from crossmoda.networks.resnet_generator import ResnetGenerator
 from crossmoda.networks.resunet2d5 import ResUNet2d5
 from crossmoda.networks.site_generator import SiteGenerator, site_generator_or_exit
+from crossmoda.networks.supervised_attention_unet2d5 import SupervisedAttentionUNet2d5
 from crossmoda.networks.unet2d5 import UNet2d5
 from crossmoda.networks.unet_generator import UNetDecoder, UNetGenerator
 
@@ -26,9 +26,9 @@ __all__ = [
     "PatchProjector",
     "QueryAttention",
     "ResUNet2d5",
-    "ResidualUNet2d5",
     "ResnetGenerator",
     "SiteGenerator",
+    "SupervisedAttentionUNet2d5",
     "UNet2d5",
     "UNetDecoder",
     "UNetGenerator",

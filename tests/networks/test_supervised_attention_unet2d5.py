@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from crossmoda.networks import ResidualUNet2d5
+from crossmoda.networks import SupervisedAttentionUNet2d5
 
 CHANNELS = (16, 32, 48, 64, 80, 96)
 KERNELS = ((3, 3, 1), (3, 3, 1), (3, 3, 3), (3, 3, 3), (3, 3, 3), (3, 3, 3))
@@ -28,7 +28,7 @@ def gate(channels, kernel):
 
 
 def test_each_layer_has_the_kernel_and_stride_of_vs_seg():
-    net = ResidualUNet2d5()
+    net = SupervisedAttentionUNet2d5()
     inputs = (1, *CHANNELS)
     for level in range(5):
         assert convolutions(net.encoders[level]) == unit(inputs[level], CHANNELS[level], KERNELS[level], 2)
@@ -43,7 +43,7 @@ def test_each_layer_has_the_kernel_and_stride_of_vs_seg():
 
 
 def test_convolutions_are_followed_by_norm_dropout_and_prelu():
-    net = ResidualUNet2d5()
+    net = SupervisedAttentionUNet2d5()
     blocks = [*net.encoders[0].conv, net.downs[2], net.bottom.unit.conv[1], net.ups[0], net.decoders[3].unit.conv[0]]
     for block in blocks:
         assert [type(layer) for layer in block.adn] == [nn.BatchNorm3d, nn.Dropout, nn.PReLU]
@@ -82,14 +82,14 @@ def count_by_hand(n_in, n_out):
 
 @pytest.mark.parametrize("classes", [2, 3])
 def test_parameter_count_is_that_of_vs_seg(classes):
-    count = sum(p.numel() for p in ResidualUNet2d5(out_channels=classes).parameters())
+    count = sum(p.numel() for p in SupervisedAttentionUNet2d5(out_channels=classes).parameters())
     assert count == count_by_hand(1, classes)
     assert count == pytest.approx(3.45e6, rel=0.01)
     assert count == {2: 3453012, 3: 3453334}[classes]  # their code with MONAI 1.6's layers
 
 
 def test_training_gives_the_maps_too_and_evaluation_the_logits_alone():
-    net = ResidualUNet2d5(channels=SMALL)
+    net = SupervisedAttentionUNet2d5(channels=SMALL)
     assert net.divisor == (32, 32, 8)
     x = torch.rand(2, 1, 64, 32, 16)
     logits, *maps = net.train()(x)
@@ -102,7 +102,7 @@ def test_training_gives_the_maps_too_and_evaluation_the_logits_alone():
 
 def test_a_map_raises_its_level_by_up_to_twice():
     torch.manual_seed(0)
-    block = ResidualUNet2d5(channels=SMALL).eval().bottom
+    block = SupervisedAttentionUNet2d5(channels=SMALL).eval().bottom
     seen = []
     block.unit.register_forward_hook(lambda _module, inputs, _output: seen.append(inputs[0]))
     x = torch.rand(1, 4, 3, 3, 2) + 0.1
@@ -113,7 +113,7 @@ def test_a_map_raises_its_level_by_up_to_twice():
 
 
 def test_every_layer_learns():
-    net = ResidualUNet2d5(channels=SMALL)
+    net = SupervisedAttentionUNet2d5(channels=SMALL)
     logits, *_ = net(torch.rand(2, 1, 32, 32, 16))
     logits.square().mean().backward()  # through the maps, but not of them
     assert not [name for name, weight in net.named_parameters() if weight.grad is None]
@@ -121,14 +121,14 @@ def test_every_layer_learns():
 
 def test_sizes_that_do_not_divide_are_refused():
     with pytest.raises(ValueError, match=r"divisible by \(32, 32, 8\)"):
-        ResidualUNet2d5(channels=SMALL)(torch.rand(1, 1, 32, 48, 8))
+        SupervisedAttentionUNet2d5(channels=SMALL)(torch.rand(1, 1, 32, 48, 8))
     with pytest.raises(ValueError, match="levels"):
-        ResidualUNet2d5(channels=(8, 16), num_2d_levels=2)
+        SupervisedAttentionUNet2d5(channels=(8, 16), num_2d_levels=2)
 
 
 def test_torchscript_gives_the_logits():
     torch.manual_seed(0)
-    net = ResidualUNet2d5(channels=SMALL).eval()
+    net = SupervisedAttentionUNet2d5(channels=SMALL).eval()
     x = torch.rand(1, 1, 32, 32, 8)
     with torch.no_grad():
         assert torch.allclose(torch.jit.script(net)(x), net(x), atol=1e-6)

@@ -32,7 +32,7 @@ class AttendedUnit(nn.Module):
         return self.unit(x * (1 + attention_map)), attention_map
 
 
-class ResidualUNet2d5(nn.Module):
+class SupervisedAttentionUNet2d5(nn.Module):
     """2.5D U-Net of Shapey's VS_Seg: six levels, residual units, strided convolutions, supervised attention.
 
     | level | channels | convolutions | down to the next level, and up from it |
