@@ -16,8 +16,8 @@ class HardExampleDiceCELoss(nn.Module):
     $L = \sum_k 2^{-k} (\lambda \, CE_k + Dice_k)$ over the outputs k = 0 (full size), 1, 2, ... of the network.
     $CE_k = \frac{1}{N} \sum_i w_i \, ce_i$ divides by the number of voxels N, not by the weights. A voxel's weight w is
     its class's; at full size it is raised where examples are hard: in a ring around the tumour, the dilated mask minus
-    the mask. The dilation is a cube whose edge is drawn anew each time. The paper also names erosion, which the code lacks:
-    `erosion_sizes` raises the weights of the tumour's own rim, the mask minus the eroded mask, as well.
+    the mask. The dilation is a cube whose edge is drawn anew each time. The paper also names erosion, which the code
+    lacks: `erosion_sizes` raises the weights of the tumour's own rim, the mask minus the eroded mask, as well.
     Dice is 1 - the mean over the foreground classes, each over the whole batch. Labels are shrunk to the outputs' sizes
     by taking the nearest voxel.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Union
 
 import torch
@@ -91,7 +92,7 @@ class ResUNet2d5(nn.Module):
             nn.Sequential(
                 BasicBlock(n_in, n_out, True, norm), *(BasicBlock(n_out, n_out, False, norm) for _ in range(blocks - 1))
             )
-            for n_in, n_out in zip(channels[:-1], channels[1:], strict=True)
+            for n_in, n_out in pairwise(channels)
         )
         self.up = nn.Upsample(scale_factor=(2.0, 2.0, 1.0), mode="trilinear", align_corners=False)
         self.decoders = nn.ModuleList(

@@ -13,16 +13,17 @@ from crossmoda.transforms.label_intensity import padded_box
 
 
 class RandRegionIntensityd(RandomizableTransform, MapTransform):
-    """Draws contrast w, brightness b and gamma for an image or for one structure (Chen 2023, 3.2; form from their code).
+    """Draws contrast w, brightness b and gamma for an image or for one structure (Chen 2023, 3.2; form from the code).
 
-    x -> ((x - m) w + m) b + o, then gamma of the range with mean and standard deviation kept. For a whole image m is its
-    mean, and mean, deviation and range of the gamma step are the image's. For a structure m is the mean inside it, and
-    the gamma step looks at the box around it, so that a structure of one grey level changes too; only the structure's
-    voxels take the new values. The code's m there is the sum inside the structure divided by the box's size, which
-    depends on the box: ours is the mean. Values are not clipped.
+    x -> ((x - m) w + m) b + o, then gamma of the range, with mean and standard deviation kept. For a whole image m is
+    its mean, and mean, deviation and range of the gamma step are the image's. For a structure m is the mean inside it,
+    and the gamma step looks at the box around it, so that a structure of one grey level changes too; only the
+    structure's voxels take the new values. The code's m there is the sum inside the structure divided by the box's
+    size, which depends on the box: ours is the mean. Values are not clipped.
 
-    MONAI's `RandScaleIntensityFixedMeand`, `RandScaleIntensityd` and `RandAdjustContrastd` in turn do the same to a whole
-    image, but for o, which is normally distributed; they know no structures. `RandLabelIntensityd` is for images >= 0.
+    MONAI's `RandScaleIntensityFixedMeand`, `RandScaleIntensityd` and `RandAdjustContrastd` in turn do the same to a
+    whole image, but for o, which is normally distributed; they know no structures. `RandLabelIntensityd` is for
+    images >= 0.
 
     Args:
         keys: images (C, X, Y, Z), of any range.
