@@ -8,7 +8,6 @@ import sqlite3
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import jsonschema
 import nibabel as nib
@@ -17,101 +16,25 @@ import pytest
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow, ckpt_export, run, verify_net_in_out
 from monai.bundle.properties import InferProperties, MetaProperties, TrainProperties
-from monai.transforms import Compose
+from segmentation_bundle import (
+    CONFIGS,
+    ROOT,
+    bundle_config,
+    command,
+    ellipsoid,
+    load,
+    oblique_affine,
+    overrides,
+    run_in_process,
+    same_weights,
+    train_overrides,
+    write_case,
+    write_dataset,
+)
 
 from crossmoda.engines import read_history
 from crossmoda.labels import CLASS_NAMES
-from crossmoda.networks import SupervisedAttentionUNet2d5, UNet2d5
-
-ROOT = Path(__file__).resolve().parents[2]
-CONFIGS = ROOT / "bundles/segmentation-2.5d/configs"
-SPACING = (0.5, 0.6, 1.7)
-SHAPE = (44, 40, 14)
-
-
-def oblique_affine(degrees=8.0, spacing=SPACING, shape=SHAPE):
-    """LPS axes (as scanners write them), tilted about x, centred on the origin."""
-    angle = np.deg2rad(degrees)
-    tilt = np.array([[1, 0, 0], [0, np.cos(angle), -np.sin(angle)], [0, np.sin(angle), np.cos(angle)]])
-    affine = np.eye(4)
-    affine[:3, :3] = tilt @ np.diag([-1, -1, 1]) @ np.diag(spacing)
-    affine[:3, 3] = -affine[:3, :3] @ (np.array(shape) - 1) / 2
-    return affine
-
-
-def ellipsoid(affine, shape, centre, radii):
-    """Mask of the voxels whose centres (mm) lie in an ellipsoid."""
-    index = np.stack(np.meshgrid(*[np.arange(size) for size in shape], indexing="ij"), axis=-1)
-    position = index @ affine[:3, :3].T + affine[:3, 3]
-    return (((position - np.array(centre)) / np.array(radii)) ** 2).sum(-1) <= 1
-
-
-def scan_and_label(seed, affine, shape):
-    random = np.random.RandomState(seed)
-    label = np.zeros(shape, dtype=np.uint8)
-    label[ellipsoid(affine, shape, (4 + seed % 3, 1, 0), (4, 3, 4))] = 1
-    for side in (-1, 1):
-        label[ellipsoid(affine, shape, (8.5 * side, -3, 0), (1.6, 1.6, 2.5))] = 2
-    image = 300 + 200 * (label == 1) + 500 * (label == 2) + 30 * random.randn(*shape)
-    return image.astype(np.int16), label
-
-
-def write_case(folder: Path, case: str, seed: int, affine=None, shape=SHAPE) -> dict[str, str]:
-    affine = oblique_affine(shape=shape) if affine is None else affine
-    image, label = scan_and_label(seed, affine, shape)
-    item = {"case": case, "site": "ldn" if seed % 2 else "etz"}
-    for key, array, name in (("image", image, f"{case}_hrT2"), ("label", label, f"{case}_Label")):
-        nib.save(nib.Nifti1Image(array, affine), folder / f"{name}.nii.gz")
-        item[key] = f"{name}.nii.gz"
-    return item
-
-
-def write_dataset(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    sections = {
-        "source_training": [write_case(folder, f"case_{n}", n) for n in range(4)],
-        "target_validation": [write_case(folder, f"case_{n}", n) for n in (10, 11)],
-    }
-    path = folder / "datalist.json"
-    path.write_text(json.dumps(sections))
-    return path
-
-
-def bundle_config(name: str) -> str:
-    return str(CONFIGS / f"{name}.yaml")
-
-
-def overrides(data_list, output: Path, **more):
-    """The bundle on a few thousand voxels, quietly."""
-    return {
-        "data_list": data_list and str(data_list),
-        "output_dir": str(output),
-        "ckpt_dir": str(output / "model"),
-        "spacing": [0.8, 0.8, 1.7],
-        "roi_size": [-1, -1, -1],
-        "patch_size": [32, 32, 8],
-        "window_size": [32, 32, 8],
-        "network_def::channels": [4, 4, 4, 4, 4],
-        "threads": 1,
-        "amp": False,  # see AutocastInferer for so small patches
-        "progress": False,
-        **more,
-    }
-
-
-def train_overrides(data_list, output: Path, **more):
-    return overrides(data_list, output, **{"max_epochs": 1, "num_workers": 0, "val_interval": 1, **more})
-
-
-def command(config_files, values, *, module=("-m", "monai.bundle", "run"), executable=(sys.executable,)):
-    words = [*executable, *module, "--config_file", repr([bundle_config(name) for name in config_files])]
-    for key, value in values.items():
-        words += [f"--{key}", str(value)]
-    return words
-
-
-def run_in_process(config_files, values):
-    run(config_file=[bundle_config(name) for name in config_files], logging_file=False, **values)
+from crossmoda.networks import UNet2d5
 
 
 @pytest.fixture(scope="module")
@@ -125,14 +48,6 @@ def trained(data_list, tmp_path_factory):
     output = tmp_path_factory.mktemp("trained")
     run_in_process(["train"], train_overrides(data_list, output, max_epochs=2))
     return output
-
-
-def load(path):
-    return torch.load(path, weights_only=True)
-
-
-def same_weights(first, second):
-    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
 
 
 # --- the bundle's form --------------------------------------------------------------------------------------------
@@ -187,8 +102,8 @@ def test_no_hash_in_any_value(name):
 
 def test_train_inference_and_evaluate_agree():
     configs = {name: ConfigParser.load_config_file(bundle_config(name)) for name in ("train", "inference", "evaluate")}
-    same = "spacing roi_size patch_size patch_divisor window_size percentiles percentile_scaling normalisation"
-    for name in (*same.split(), "attention", "norm", "network_def"):
+    same = "spacing roi_size patch_size patch_divisor window_size percentiles intensity_range percentile_scaling"
+    for name in (*same.split(), "normalisation", "attention", "norm", "network_def"):
         assert configs["train"][name] == configs["inference"][name] == configs["evaluate"][name], name
     # The same steps on the image, but for what concerns the label.
     on_images = []
@@ -284,127 +199,6 @@ def test_methods_change_what_they_say():
     assert target == "crossmoda.transforms.RandLabelIntensityd"
 
 
-# Six levels, small; more than one voxel at the bottom, because batches of one are normalised there.
-VS_SEG = {"patch_size": [64, 32, 8], "window_size": [64, 32, 8], "network_def::channels": [4, 4, 4, 4, 4, 4]}
-
-
-@pytest.fixture(scope="module")
-def vs_seg_trained(data_list, tmp_path_factory):
-    """Output folder of a training of two epochs, and the configs but the first."""
-    output = tmp_path_factory.mktemp("vs_seg")
-    run_in_process(["train", "methods/vs_seg"], train_overrides(data_list, output, max_epochs=2, **VS_SEG))
-    return output
-
-
-def test_vs_seg_numbers():
-    parser = ConfigParser()
-    parser.read_config([bundle_config("train"), bundle_config("methods/vs_seg")])
-    numbers = ("max_epochs", "val_interval", "batch_size", "learning_rate", "weight_decay", "patch_size", "spacing")
-    assert [parser[name] for name in numbers] == [300, 2, 1, 1e-4, 1e-7, [384, 384, 64], [-1, -1, -1]]
-    assert [parser[f"lr_scheduler::{name}"] for name in ("step_size", "gamma")] == [100, 0.5]
-    assert parser["optimizer::_target_"] == "torch.optim.Adam"
-    net, loss = parser.get_parsed_content("network_def"), parser.get_parsed_content("loss")
-    assert sum(p.numel() for p in net.parameters()) == pytest.approx(3.45e6, rel=0.01)
-    assert list(net.divisor) == parser["patch_divisor"] == [32, 32, 8]
-    assert (loss.segmentation_loss.hardness, loss.weight) == (0.6, 1.0)
-
-
-def test_vs_seg_draws_z_scores_and_flips_alone():
-    parser = ConfigParser()
-    parser.read_config([bundle_config("train"), bundle_config("methods/vs_seg")])
-    parser["patch_size"] = [8, 8, 4]
-    scan = 500 + 100 * torch.randn(1, 8, 8, 4)
-    z_scores = parser.get_parsed_content("normalisation")({"image": scan})["image"]
-    assert torch.allclose(z_scores, (scan - scan.mean()) / scan.std(correction=0), atol=1e-5)
-    steps = Compose(parser.get_parsed_content("random_transforms"))
-    steps.set_random_state(0)
-    seen = [steps({"image": z_scores, "label": (z_scores > 0).float()}) for _ in range(8)]
-    flipped = [torch.equal(item["image"], z_scores.flip(1)) for item in seen]
-    assert {True, False} == set(flipped)
-    for item, is_flipped in zip(seen, flipped, strict=True):
-        assert torch.equal(item["image"], z_scores.flip(1) if is_flipped else z_scores)
-        assert torch.equal(item["label"], (item["image"] > 0).float())
-
-
-@pytest.mark.parametrize(("overlay", "size"), [(None, [64, 80, 28]), ("methods/vs_seg", [96, 96, 32])], ids=str)
-def test_phantom_patches_suit_the_network(overlay, size):
-    parser = ConfigParser()
-    overlays = [overlay] if overlay else []
-    parser.read_config([bundle_config(name) for name in ("train", *overlays, "phantom")])
-    assert parser.get_parsed_content("patch_size") == parser.get_parsed_content("window_size") == size
-    divisor = parser.get_parsed_content("network_def").divisor
-    assert [n % by for n, by in zip(size, divisor, strict=True)] == [0, 0, 0]
-    assert size[0] // divisor[0] >= 3  # see AutocastInferer
-    assert parser["crop"] == "@crop_by_class"
-
-
-def test_vs_seg_with_phantom_trains_and_infers(data_list, tmp_path):
-    """The phantom's range of intensities, the method's network and loss."""
-    configs = ["methods/vs_seg", "phantom"]
-    values = {**VS_SEG, "patch_size": [96, 32, 8], "window_size": [96, 32, 8], "amp": True, "max_epochs": 2}
-    run_in_process(["train", *configs], train_overrides(data_list, tmp_path, **values))
-    assert all(torch.isfinite(weight).all() for weight in load(tmp_path / "model" / "model.pt").values())
-    del values["max_epochs"]
-    values = overrides(data_list, tmp_path, **values)
-    run_in_process(["inference", *configs], values)
-    assert (tmp_path / "case_10_seg.nii.gz").is_file()
-    parser = ConfigParser()
-    parser.read_config([bundle_config(name) for name in ("inference", *configs)])
-    image = parser.get_parsed_content("normalisation")({"image": torch.rand(1, 8, 8, 8) * 900})["image"]
-    assert (float(image.min()), float(image.max())) == pytest.approx((0, 1), abs=1e-6)
-
-
-def test_vs_seg_is_evaluated_on_the_scans_grid(vs_seg_trained, data_list, tmp_path):
-    values = overrides(data_list, vs_seg_trained, **VS_SEG) | {"output_dir": str(tmp_path)}
-    run_in_process(["evaluate", "methods/vs_seg"], values)
-    raw, out = nib.load(data_list.parent / "case_10_hrT2.nii.gz"), nib.load(tmp_path / "case_10_seg.nii.gz")
-    assert out.shape == raw.shape
-    assert np.array_equal(out.affine, raw.affine)
-    assert json.loads((tmp_path / "summary.json").read_text())["all"]["n"] == 2
-
-
-def test_vs_seg_goes_on_where_it_stopped(vs_seg_trained, data_list, tmp_path):
-    for epochs in (1, 2):
-        values = train_overrides(data_list, tmp_path, max_epochs=epochs, **VS_SEG)
-        run_in_process(["train", "methods/vs_seg"], values)
-    whole, resumed = (load(folder / "model" / "last.pt") for folder in (vs_seg_trained, tmp_path))
-    assert resumed["epoch"] == 2
-    assert same_weights(whole["network"], resumed["network"])
-    assert read_history(vs_seg_trained / "history.csv") == read_history(tmp_path / "history.csv")
-
-
-def test_vs_seg_metadata_differs_in_the_image_alone():
-    own, common = (
-        json.loads((CONFIGS / name).read_text()) for name in ("methods/vs_seg_metadata.json", "metadata.json")
-    )
-    for metadata in (own, common):
-        del metadata["image_classes"]
-        image, pred = (metadata["network_data_format"][key] for key in ("inputs", "outputs"))
-        del image["image"]["spatial_shape"], image["image"]["value_range"], pred["pred"]["spatial_shape"]
-    assert own == common
-
-
-def test_vs_seg_fits_its_metadata_and_exports(vs_seg_trained, tmp_path):
-    configs = [bundle_config("inference"), bundle_config("methods/vs_seg")]
-    metadata = str(CONFIGS / "methods/vs_seg_metadata.json")
-    verify_net_in_out("network_def", config_file=configs, meta_file=metadata)
-    channels = VS_SEG["network_def::channels"]
-    ckpt_export(
-        net_id="network_def",
-        filepath=str(tmp_path / "model.ts"),
-        ckpt_file=str(vs_seg_trained / "model" / "model.pt"),
-        meta_file=metadata,
-        config_file=configs,
-        bundle_root=str(CONFIGS.parent),
-        **{"network_def::channels": channels},
-    )
-    net = SupervisedAttentionUNet2d5(channels=channels).eval()
-    net.load_state_dict(load(vs_seg_trained / "model" / "model.pt"))
-    x = torch.rand(1, 1, 64, 32, 8)
-    with torch.no_grad():
-        assert torch.allclose(torch.jit.load(tmp_path / "model.ts")(x), net(x), atol=1e-5)
-
-
 TARGET_AUGMENTATIONS = (
     "target_augmentation_choi2021",
     "target_augmentation_latim2022",
@@ -442,14 +236,6 @@ def test_target_augmentations_do_no_harm_at_inference(name):
     plain.read_config(bundle_config("inference"))
     overlaid.read_config([bundle_config("inference"), bundle_config(f"methods/{name}")])
     assert {key: overlaid[key] for key in plain.get()} == plain.get()
-
-
-@pytest.mark.parametrize("name", ["target_augmentation", *TARGET_AUGMENTATIONS])
-def test_target_augmentations_find_black_at_zero_on_top_of_vs_seg(name):
-    parser = ConfigParser()
-    parser.read_config([bundle_config(item) for item in ("train", "methods/vs_seg", f"methods/{name}")])
-    image = parser.get_parsed_content("normalisation")({"image": 100 + torch.rand(1, 4, 4, 4)})["image"]
-    assert (float(image.min()), float(image.max())) == pytest.approx((0, 1), abs=1e-6)
 
 
 def test_trains_on_several_views_of_each_case(tmp_path):

@@ -30,3 +30,14 @@ def test_disabled_changes_nothing():
     out = AutocastInferer(SimpleInferer(), enabled=False)(x, net)
     assert net.seen == torch.float32
     assert torch.equal(out, net(x))
+
+
+def test_several_outputs_come_as_float32_each():
+    class Pair(Spy):
+        def forward(self, x):
+            y = super().forward(x)
+            return [y, y[..., ::2]]
+
+    outputs = AutocastInferer(SimpleInferer())(torch.rand(1, 1, 2, 2, 2), Pair())
+    assert [output.dtype for output in outputs] == [torch.float32, torch.float32]
+    assert [output.shape[-1] for output in outputs] == [2, 1]

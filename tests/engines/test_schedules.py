@@ -1,5 +1,6 @@
 """Linear decay against the formula of the CycleGAN code, through torch's scheduler."""
 
+import math
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 from monai.handlers import LrScheduleHandler
 
-from crossmoda.engines import linear_decay, poly_decay, step_argument
+from crossmoda.engines import linear_decay, poly_decay, step_argument, warmup_cosine_decay
 
 
 def test_li_2021_keeps_100_epochs_and_falls_over_100():
@@ -54,3 +55,26 @@ def test_han_2022_falls_to_1e_5():
     rates = [2e-4 * factor(epoch) for epoch in (0, 500, 999, 1000, 1001)]
     expected = [1e-5 + (2e-4 - 1e-5) * (1 - epoch / 1000) ** 0.9 for epoch in (0, 500, 999, 1000)]
     assert rates == pytest.approx([*expected, 1e-5])
+
+
+def test_chen_2023_warms_up_for_50_iterations_and_falls_by_epochs():
+    epochs, iterations = 200, 20
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=1e-4)
+    factor = warmup_cosine_decay(epochs, iterations, lowest=0.23, warmup=50, start=1 / 3)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    rates = []
+    for _ in range(epochs * iterations + 1):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    for step, rate in enumerate(rates):  # mmcv's two formulas
+        cosine = 2.3e-5 + 0.5 * (1e-4 - 2.3e-5) * (1 + math.cos(math.pi * (step // iterations) / epochs))
+        warm = cosine * (1 - (1 - step / 50) * (1 - 1 / 3)) if step < 50 else cosine
+        assert rate == pytest.approx(warm, rel=1e-9)
+    assert rates[0] == pytest.approx(1e-4 / 3)
+    assert rates[-1] == pytest.approx(2.3e-5)
+
+
+def test_no_warm_up_is_the_cosine_alone():
+    factor = warmup_cosine_decay(2, 1)
+    assert [factor(step) for step in range(4)] == pytest.approx([1.0, 0.5, 0.0, 0.0])
