@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 
 import nibabel as nib
 import numpy as np
@@ -14,6 +17,7 @@ from segmentation_bundle import (
     CONFIGS,
     SHAPE,
     bundle_config,
+    command,
     load,
     overrides,
     run_in_process,
@@ -252,6 +256,60 @@ def test_next_round_starts_from_the_weights_of_the_last(chen_trained, data_list,
     with pytest.raises(SystemExit):
         run_in_process(["train", CHEN], missing)
     assert "none.pt is missing" in capfd.readouterr().err
+
+
+def test_two_processes_train_chen_2023_together(chen_trained, data_list, tmp_path):
+    previous = chen_trained / "model" / "model.pt"
+    values = {"max_epochs": 2, "val_fraction": 0.5, "batch_size": 1, "learning_rate": 1e-12, **CHEN_SMALL}
+    values = train_overrides(data_list, tmp_path, initial_weights=str(previous), **values)
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+    words = command(["train", CHEN, "multi_gpu_train"], values, executable=torchrun)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(words, capture_output=True, text=True, timeout=120, env=environment)
+    assert result.returncode == 0, result.stderr[-2000:]
+    first, second = load(previous), load(tmp_path / "model" / "model.pt")
+    assert all(torch.allclose(first[key], second[key], atol=1e-6) for key in first)
+    assert [row["epoch"] for row in read_history(tmp_path / "history.csv")] == [1, 2]
+
+
+def test_three_classes_are_taken_as_they_are(data_list, tmp_path):
+    """The data list of crossMoDA 2023 merges the tumour's parts for all other methods."""
+    content = json.loads(data_list.read_text())
+    for item in content["source_training"]:
+        label = nib.load(data_list.parent / item["label"])
+        parts = np.asarray(label.dataobj).copy()
+        parts[parts == 2] = 3
+        inner = parts[:13]
+        inner[inner == 1] = 2
+        nib.save(nib.Nifti1Image(parts, label.affine), tmp_path / item["label"])
+        item["image"] = str(data_list.parent / item["image"])
+    content["label_map"] = {"1": 1, "2": 1, "3": 2}
+    path = tmp_path / "datalist.json"
+    path.write_text(json.dumps({key: content[key] for key in ("source_training", "label_map")}))
+    values = {"data_list": str(path), "spacing": [0.8, 0.8, -1], "roi_size": [-1, -1, -1], "progress": False}
+    for files, classes in (([CHEN, THREE_CLASS], {0, 1, 2, 3}), ([CHEN], {0, 1, 2})):
+        parser = parsed("train", *files, patch_size=[32, 32, 8], **values)
+        prepare = Compose(parser.get_parsed_content("deterministic_transforms"))
+        label = prepare(parser.get_parsed_content("train_items")[0])["label"]
+        assert set(label.unique().tolist()) == classes
+    run_in_process(["train", CHEN, THREE_CLASS], train_overrides(path, tmp_path / "out", **CHEN_SMALL))
+    assert {"val_dice_extra", "val_dice_intra", "val_dice_cochlea"} <= read_history(tmp_path / "out/history.csv")[
+        0
+    ].keys()
+
+
+def test_largest_tumour_of_three_classes_is_the_union():
+    parser = parsed("inference", THREE_CLASS)
+    parser["postprocessing::transforms"] = parser["postprocessing::transforms"][-1:]
+    parser.parse()
+    pred = torch.zeros(1, 12, 8, 4)
+    pred[0, 0:2, 0:3] = 1
+    pred[0, 2:3, 0:3] = 2
+    pred[0, 6:8, 6, 0] = 2
+    pred[0, 9, 0] = pred[0, 9, 6] = 3
+    expected = pred.clone()
+    expected[0, 6:8, 6, 0] = 0
+    assert torch.equal(parser.get_parsed_content("postprocessing")({"pred": pred})["pred"], expected)
 
 
 @pytest.mark.parametrize("files", [[CHEN, "phantom"], [CHEN, THREE_CLASS], [CHEN, THREE_CLASS, "phantom"]], ids=str)
