@@ -102,12 +102,15 @@ def test_no_hash_in_any_value(name):
 
 def test_train_inference_and_evaluate_agree():
     configs = {name: ConfigParser.load_config_file(bundle_config(name)) for name in ("train", "inference", "evaluate")}
-    for name in ("spacing", "roi_size", "patch_size", "window_size", "percentiles", "network_def"):
+    same = "spacing roi_size patch_size patch_divisor window_size percentiles intensity_range percentile_scaling"
+    for name in (*same.split(), "normalisation", "attention", "norm", "network_def"):
         assert configs["train"][name] == configs["inference"][name] == configs["evaluate"][name], name
     # The same steps on the image, but for what concerns the label.
     on_images = []
     for step in configs["train"]["deterministic_transforms"]:
-        if "image" in step["keys"]:
+        if isinstance(step, str):
+            on_images.append(step)
+        elif "image" in step["keys"]:
             step = {**step, "keys": "image"}
             step["mode"] = step["mode"][0] if "mode" in step else None
             on_images.append({key: value for key, value in step.items() if value is not None or key == "labels"})

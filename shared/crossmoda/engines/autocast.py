@@ -16,8 +16,8 @@ class AutocastInferer(Inferer):
     optimizer stay in float32.
 
     On CPUs torch 2.13 (oneDNN) returns uninitialised memory as the bfloat16 weight gradient of a 3x3x3 convolution
-    whose input is 2x2 voxels in x and y: patches must leave at least 3 there at a network's bottom (48 voxels for
-    five levels).
+    whose input is 2 voxels long in x, the first spatial axis, whatever its y and z: patches must leave at least 3
+    there at a network's bottom (48 voxels in x for five levels, 96 for six).
 
     Args:
         inferer: the inferer to run, e.g. `SimpleInferer` or `SlidingWindowInferer`.

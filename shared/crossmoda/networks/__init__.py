@@ -10,6 +10,7 @@ from crossmoda.networks.query_attention import QueryAttention, query_attention_o
 from crossmoda.networks.resnet_generator import ResnetGenerator
 from crossmoda.networks.resunet2d5 import ResUNet2d5
 from crossmoda.networks.site_generator import SiteGenerator, site_generator_or_exit
+from crossmoda.networks.supervised_attention_unet2d5 import SupervisedAttentionUNet2d5
 from crossmoda.networks.unet2d5 import UNet2d5
 from crossmoda.networks.unet_generator import UNetDecoder, UNetGenerator
 
@@ -27,6 +28,7 @@ __all__ = [
     "ResUNet2d5",
     "ResnetGenerator",
     "SiteGenerator",
+    "SupervisedAttentionUNet2d5",
     "UNet2d5",
     "UNetDecoder",
     "UNetGenerator",
