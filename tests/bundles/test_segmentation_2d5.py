@@ -291,7 +291,7 @@ def test_two_processes_train_together(data_list, tmp_path):
     torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
     words = command(["train", "multi_gpu_train"], values, executable=torchrun)
     result = subprocess.run(
-        words, capture_output=True, text=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        words, capture_output=True, encoding="utf-8", timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
     assert result.returncode == 0, result.stderr[-2000:]
     UNet2d5(channels=(4, 4, 4, 4, 4)).load_state_dict(load(tmp_path / "model" / "model.pt"))
@@ -301,7 +301,9 @@ def test_two_processes_train_together(data_list, tmp_path):
 def test_plain_mlflow_tracking(data_list, tmp_path):
     values = train_overrides(data_list, tmp_path, tracking="mlflow", experiment_name="segmentation_test")
     environment = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW")}
-    result = subprocess.run(command(["train"], values), capture_output=True, text=True, timeout=120, env=environment)
+    result = subprocess.run(
+        command(["train"], values), capture_output=True, encoding="utf-8", timeout=120, env=environment
+    )
     assert result.returncode == 0, result.stderr[-2000:]
     with sqlite3.connect(tmp_path / "mlruns.db") as store:
         names = {name for (name,) in store.execute("select distinct key from metrics")}
@@ -320,7 +322,9 @@ def test_inference_from_another_directory_keeps_the_scans_grid(trained, tmp_path
     elsewhere.mkdir()
     values = overrides("", trained, input=str(scan), output_dir=str(tmp_path / "out"))
     del values["data_list"]
-    result = subprocess.run(command(["inference"], values), capture_output=True, text=True, timeout=120, cwd=elsewhere)
+    result = subprocess.run(
+        command(["inference"], values), capture_output=True, encoding="utf-8", timeout=120, cwd=elsewhere
+    )
     assert result.returncode == 0, result.stderr[-2000:]
     raw, out = nib.load(scan), nib.load(tmp_path / "out" / "patient_seg.nii.gz")
     assert out.shape == raw.shape

@@ -266,7 +266,7 @@ def test_two_processes_train_chen_2023_together(chen_trained, data_list, tmp_pat
     torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
     words = command(["train", CHEN, "multi_gpu_train"], values, executable=torchrun)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(words, capture_output=True, text=True, timeout=120, env=environment)
+    result = subprocess.run(words, capture_output=True, encoding="utf-8", timeout=120, env=environment)
     assert result.returncode == 0, result.stderr[-2000:]
     first, second = load(previous), load(tmp_path / "model" / "model.pt")
     assert all(torch.allclose(first[key], second[key], atol=1e-6) for key in first)

@@ -43,7 +43,11 @@ def test_run_from_the_shell_with_mlflow(data_list, tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     environment.pop("MLFLOW_TRACKING_URI", None)
     done = subprocess.run(
-        [*command, *arguments, "--tracking", "mlflow"], cwd=tmp_path, env=environment, capture_output=True, text=True
+        [*command, *arguments, "--tracking", "mlflow"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        encoding="utf-8",
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / "models" / "model.pt").is_file()
@@ -68,7 +72,7 @@ def test_two_processes_train_and_write_once(method, data_list, tmp_path):
         cwd=tmp_path,
         env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
-        text=True,
+        encoding="utf-8",
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert sorted(f.name for f in (tmp_path / "models").iterdir()) == ["last.pt", "model.pt"]

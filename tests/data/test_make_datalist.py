@@ -46,7 +46,7 @@ def root(tmp_path):
 def run(*words):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(SCRIPT), *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    return subprocess.run(command, capture_output=True, encoding="utf-8", env=environment, check=False)
 
 
 def assert_one_fault(done, root, *parts):

@@ -54,7 +54,7 @@ def test_batches_hold_what_the_method_needs(bench):
 @pytest.mark.slow
 def test_command_prints_a_row_a_setting():
     options = "--methods cyclegan --sizes 32 --steps 1 --warmup 1 --features 4 --device cpu --threads 1 --amp on off"
-    done = subprocess.run([sys.executable, SCRIPT, *options.split()], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, SCRIPT, *options.split()], capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr[-2000:]
     rows = [line.split() for line in done.stdout.splitlines() if line.startswith("cyclegan")]
     assert [row[4:7] for row in rows] == [["on", "off", "off"], ["off", "off", "off"]]

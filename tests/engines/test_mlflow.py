@@ -142,7 +142,9 @@ MLFlowRun({uri!r}, "exit").attach(trainer)
 trainer.run([1], max_epochs=1)
 """
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, encoding="utf-8", env=environment, check=False
+    )
     assert done.returncode == 1
     assert "ZeroDivisionError" in done.stderr
     (run,) = runs(uri, "exit")

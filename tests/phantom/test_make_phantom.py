@@ -130,7 +130,7 @@ def test_full_case_has_the_size_of_a_real_scan_and_fits_in_memory(tmp_path):
     path = tmp_path / "case.npz"
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     run = subprocess.run(
-        [sys.executable, "-c", FULL, str(path)], capture_output=True, text=True, env=environment, timeout=600
+        [sys.executable, "-c", FULL, str(path)], capture_output=True, encoding="utf-8", env=environment, timeout=600
     )
     assert run.returncode == 0, run.stderr
     result = json.loads(run.stdout)

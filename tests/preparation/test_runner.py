@@ -273,7 +273,7 @@ def test_killed_at_any_moment_it_goes_on(raw: Path, tmp_path: Path) -> None:
 
 def test_command(raw: Path, tmp_path: Path) -> None:
     def run(*arguments: str) -> subprocess.CompletedProcess:
-        return subprocess.run([sys.executable, str(SCRIPT), *arguments], capture_output=True, text=True)
+        return subprocess.run([sys.executable, str(SCRIPT), *arguments], capture_output=True, encoding="utf-8")
 
     shown = run("--recipe", "kang2022", "--show")
     assert shown.returncode == 0

@@ -207,7 +207,7 @@ def test_empty_data_list_as_a_user_meets_it(run, tmp_path):
     words = ["--system", f"adapted={run}/segmentation/adapted", "--data_list", tmp_path / "empty.json"]
     command = [sys.executable, str(SCRIPT), *map(str, words), "--output", str(tmp_path / "out")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", env=environment, check=False)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1, done.stderr
     assert f"{tmp_path / 'empty.json'} has no items in section 'target_validation'" in done.stderr
