@@ -11,4 +11,5 @@ if [ "${1:-}" = "--fast" ]; then
 fi
 ruff check .
 ruff format --check .
-OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile "${marker[@]}" "$@"
+# UTF-8 mode, because ITK can leave the process in the C locale, in which torch's compiler cannot read its own templates.
+PYTHONUTF8=1 OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile "${marker[@]}" "$@"
