@@ -102,6 +102,10 @@ def test_chen_2023_fits_the_metadata(more, tmp_path):
     (tmp_path / "metadata.json").write_text(json.dumps(metadata))
     files = [bundle_config(name) for name in ("inference", CHEN, *more)]
     verify_net_in_out("network_def", config_file=files, meta_file=str(tmp_path / "metadata.json"))
+    metadata["network_data_format"]["outputs"]["pred"]["num_channels"] += 1  # and the check would notice
+    (tmp_path / "metadata.json").write_text(json.dumps(metadata))
+    with pytest.raises(ValueError, match="channel"):
+        verify_net_in_out("network_def", config_file=files, meta_file=str(tmp_path / "metadata.json"))
 
 
 def chen_item(seed=0):

@@ -120,9 +120,10 @@ def test_trains_on_three_classes(data_list, tmp_path):
     """The class numbers alone; what else chen2023_three_class.yaml says does not concern VS_Seg."""
     configs = ["train", "methods/vs_seg", "methods/chen2023_three_class"]
     run_in_process(configs, train_overrides(data_list, tmp_path, **VS_SEG))
-    SupervisedAttentionUNet2d5(out_channels=4, channels=VS_SEG["network_def::channels"]).load_state_dict(
-        load(tmp_path / "model" / "model.pt")
-    )
+    network = SupervisedAttentionUNet2d5(out_channels=4, channels=VS_SEG["network_def::channels"])
+    found = network.load_state_dict(load(tmp_path / "model" / "model.pt"))
+    assert (found.missing_keys, found.unexpected_keys) == ([], [])
+    assert "val_mean_dice" in read_history(tmp_path / "history.csv")[-1]
 
 
 def test_goes_on_where_it_stopped(trained, data_list, tmp_path):

@@ -106,7 +106,7 @@ def test_faults_are_refused(pair):
         SmoothSliceIntensityd("pred", "image", period=1)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="checks a copy from GPU memory; there is no CUDA device")
 def test_volumes_on_a_gpu_stay_there(pair):
     source, target = pair
     result = even(target.cuda(), source.cuda())
