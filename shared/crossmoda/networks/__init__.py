@@ -7,6 +7,7 @@ from crossmoda.networks.padding import pad_to_multiple
 from crossmoda.networks.patch_discriminator import AntialiasedPatchDiscriminator
 from crossmoda.networks.patch_projector import PatchProjector, patch_projector_or_exit
 from crossmoda.networks.query_attention import QueryAttention, query_attention_or_exit
+from crossmoda.networks.residual_unet3d import ResidualUNet3d
 from crossmoda.networks.resnet_generator import ResnetGenerator
 from crossmoda.networks.resunet2d5 import ResUNet2d5
 from crossmoda.networks.site_generator import SiteGenerator, site_generator_or_exit
@@ -26,6 +27,7 @@ __all__ = [
     "PatchProjector",
     "QueryAttention",
     "ResUNet2d5",
+    "ResidualUNet3d",
     "ResnetGenerator",
     "SiteGenerator",
     "SupervisedAttentionUNet2d5",
