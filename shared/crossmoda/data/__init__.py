@@ -16,6 +16,7 @@ from crossmoda.data.datalist import (
 from crossmoda.data.dicom import convert_series, is_series, read_series
 from crossmoda.data.inputs import case_name, input_items, input_items_or_exit, site_of
 from crossmoda.data.multi_view import pool_views, pool_views_or_exit
+from crossmoda.data.probabilities import SaveProbabilitiesd, read_probabilities, save_probabilities
 from crossmoda.data.releases import find_by_patterns, find_release
 from crossmoda.data.validation import (
     Header,
@@ -34,6 +35,7 @@ __all__ = [
     "SECTIONS",
     "Header",
     "SaveNiftid",
+    "SaveProbabilitiesd",
     "case_name",
     "check_item",
     "check_same_grid",
@@ -53,6 +55,7 @@ __all__ = [
     "pool_views_or_exit",
     "read_header",
     "read_label",
+    "read_probabilities",
     "read_sections",
     "read_series",
     "read_volume",
@@ -61,6 +64,7 @@ __all__ = [
     "replacing",
     "same_grid",
     "save_nifti",
+    "save_probabilities",
     "site_of",
     "split_cases",
     "split_cases_or_exit",

@@ -70,11 +70,12 @@ def open_nifti(path: Path) -> nib.Nifti1Image:
     return image
 
 
-def read_voxels(path: Path) -> np.ndarray:
+def read_voxels(path: Path, scaled: bool = True) -> np.ndarray:
     """Read the voxels of a file that `open_nifti` accepts, and check that it holds as many as its header says.
 
     Args:
         path: a `.nii` or `.nii.gz` file.
+        scaled: False gives the numbers as stored, whatever slope the header has.
 
     Returns:
         The voxels, scaled if the header says so, shape (X, Y, Z).
@@ -87,7 +88,7 @@ def read_voxels(path: Path) -> np.ndarray:
         if path.name.endswith(".gz"):
             image = type(image).from_bytes(_unpack(path, image.dataobj))
         with np.errstate(all="ignore"):  # a scaling that overflows gives infinite voxels, which are refused
-            return np.asanyarray(image.dataobj)
+            return np.asanyarray(image.dataobj) if scaled else np.asanyarray(image.dataobj.get_unscaled())
     except PermissionError:
         raise InputError(_forbidden(path)) from None
     except InputError:

@@ -39,15 +39,22 @@ def write_text(text: str, path: str | Path) -> None:
         temporary.write_text(text, encoding="utf-8", newline="")
 
 
-def save_nifti(array: np.ndarray, affine: np.ndarray, path: str | Path, header: nib.Nifti1Header | None = None) -> None:
+def save_nifti(
+    array: np.ndarray,
+    affine: np.ndarray,
+    path: str | Path,
+    header: nib.Nifti1Header | None = None,
+    slope: float | None = None,
+) -> None:
     """Write one NIfTI file whole or not at all.
 
     Args:
-        array: voxels, shape (X, Y, Z); stored in its own dtype, unscaled. bool becomes uint8.
+        array: voxels, shape (X, Y, Z) or (X, Y, Z, C); stored in its own dtype, unscaled. bool becomes uint8.
         affine: 4 x 4, voxel indices to mm (RAS).
         path: ends in `.nii.gz` or `.nii`; folders are made.
         header: header of the raw scan, whose sform, qform, their codes and units are kept; with it `affine` is not
             used, so that the output's grid is the input's to the last bit.
+        slope: what one step of `array` is worth (`scl_slope`); None leaves the file unscaled.
     """
     array = np.asarray(array)
     if array.dtype == bool:
@@ -57,6 +64,8 @@ def save_nifti(array: np.ndarray, affine: np.ndarray, path: str | Path, header: 
         image.header.set_xyzt_units("mm")
     else:
         _copy_geometry(header, image.header)
+    if slope is not None:
+        image.header.set_slope_inter(slope, 0)
     with replacing(path) as temporary:
         nib.save(image, temporary)
 

@@ -5,6 +5,7 @@ from crossmoda.engines.adjacent_slices import AdjacentSlicesInferer
 from crossmoda.engines.autocast import AutocastInferer
 from crossmoda.engines.checkpoint import ResumableRun, SaveBest, save_atomically
 from crossmoda.engines.discriminator_watch import DiscriminatorWatch
+from crossmoda.engines.ensemble import EnsembleInferer, load_members, load_members_or_exit
 from crossmoda.engines.epoch_line import EpochLine
 from crossmoda.engines.gradient_clipping import GradientClipping
 from crossmoda.engines.history import HistoryCsv, read_history
@@ -33,6 +34,7 @@ __all__ = [
     "CycleGAN",
     "CycleGANSegmenter",
     "DiscriminatorWatch",
+    "EnsembleInferer",
     "EpochLine",
     "GradientClipping",
     "HistoryCsv",
@@ -51,6 +53,8 @@ __all__ = [
     "TranslationTrainer",
     "end_parent_run",
     "linear_decay",
+    "load_members",
+    "load_members_or_exit",
     "load_weights",
     "load_weights_or_exit",
     "poly_decay",
