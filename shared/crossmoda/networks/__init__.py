@@ -1,6 +1,7 @@
 """Networks that MONAI lacks."""
 
 from crossmoda.networks.blur import BlurDown, BlurUp
+from crossmoda.networks.deep_supervision_dynunet import DeepSupervisionDynUNet
 from crossmoda.networks.init import init_kaiming, init_normal, init_xavier, initialise
 from crossmoda.networks.msf_net import MSFDecoder, MSFDiscriminator, MSFEncoder, MSFGenerator, MSFProxyDecoder
 from crossmoda.networks.padding import pad_to_multiple
@@ -19,6 +20,7 @@ __all__ = [
     "AntialiasedPatchDiscriminator",
     "BlurDown",
     "BlurUp",
+    "DeepSupervisionDynUNet",
     "MSFDecoder",
     "MSFDiscriminator",
     "MSFEncoder",

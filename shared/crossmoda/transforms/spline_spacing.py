@@ -24,14 +24,15 @@ class SplineSpacing(InvertibleTransform):
 
     Args:
         pixdim: mm; an axis whose spacing is within MONAI's tolerance (0.001 mm) of it stays as it is.
-        order: 3 cubic, 1 linear, 0 nearest neighbour (for label maps).
+        order: 3 cubic, 1 linear, 0 nearest neighbour (for label maps); one, or one an axis, e.g. (3, 3, 0) for images
+            with thick slices.
     """
 
-    def __init__(self, pixdim: Sequence[float], order: int = 3) -> None:
-        if order not in (0, 1, 3):
+    def __init__(self, pixdim: Sequence[float], order: int | Sequence[int] = 3) -> None:
+        self.order = ensure_tuple_rep(order, len(pixdim))
+        if not set(self.order) <= {0, 1, 3}:
             raise ValueError(f"order {order}: 0 (nearest), 1 (linear) or 3 (cubic)")
         self.spacing = Spacing(pixdim)
-        self.order = order
 
     def __call__(self, image: MetaTensor) -> MetaTensor:
         """Resample an image (C, X, Y, Z); the result is float32."""
@@ -43,11 +44,11 @@ class SplineSpacing(InvertibleTransform):
             scale, offset = float(steps[axis, axis]), float(steps[axis, 3])
             if size == count and abs(scale - 1) < 1e-6 and abs(offset) < 1e-6:
                 continue
-            if self.order == 0:
+            if self.order[axis] == 0:
                 index = torch.floor(offset + scale * torch.arange(size, dtype=torch.float64) + 0.5).long()
                 values = values.index_select(axis + 1, index.clamp(0, count - 1))
             else:
-                values = _along(values, axis + 1, spline_matrix(count, size, scale, offset, self.order))
+                values = _along(values, axis + 1, spline_matrix(count, size, scale, offset, self.order[axis]))
         out = MetaTensor(values, meta=dict(image.meta))
         out.affine = affine
         out.applied_operations = list(image.applied_operations)
@@ -57,7 +58,7 @@ class SplineSpacing(InvertibleTransform):
     def inverse(self, image: MetaTensor) -> MetaTensor:
         """Resample to the grid before, linearly (so that probabilities stay within their range), or to the nearest."""
         info = self.pop_transform(image)[TraceKeys.EXTRA_INFO]
-        mode = "bilinear" if self.order else "nearest"
+        mode = "bilinear" if any(self.order) else "nearest"
         resample = SpatialResample(mode=mode, padding_mode="border", dtype=torch.float32)
         with resample.trace_transform(False):
             return resample(image, dst_affine=torch.tensor(info["affine"]), spatial_size=info["shape"])
@@ -69,7 +70,7 @@ class SplineSpacingd(MapTransform, InvertibleTransform):
     Args:
         keys: items (C, X, Y, Z).
         pixdim: mm.
-        order: one, or one a key, of 3 (cubic), 1 (linear), 0 (nearest).
+        order: one, or one a key, of 3 (cubic), 1 (linear), 0 (nearest); a key's may be a list, one an axis.
         allow_missing_keys: as in MONAI.
     """
 
@@ -77,7 +78,7 @@ class SplineSpacingd(MapTransform, InvertibleTransform):
         self,
         keys: KeysCollection,
         pixdim: Sequence[float],
-        order: int | Sequence[int] = 3,
+        order: int | Sequence[int | Sequence[int]] = 3,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
