@@ -13,3 +13,8 @@ NUM_CLASSES = len(CLASS_NAMES)
 # crossMoDA 2023: 1 extra-meatal VS, 2 intra-meatal VS, 3 cochlea (volumes in the release only fit this order).
 LABELS_2023 = {1: "extra-meatal VS", 2: "intra-meatal VS", 3: "cochlea"}
 MERGE_2023 = {0: BACKGROUND, 1: VS, 2: VS, 3: COCHLEA}
+
+# The parts of the tumour, as columns of metrics and curves of training name them.
+EXTRA = 1
+INTRA = 2
+PART_NAMES = {EXTRA: "extra", INTRA: "intra"}

@@ -9,6 +9,8 @@ from crossmoda.data import (
     label_map,
     load_datalist,
     load_datalist_or_exit,
+    merges_parts,
+    part_map,
     read_sections,
     replace_images,
     split_cases,
@@ -173,3 +175,17 @@ def test_split_refuses_what_it_cannot_do():
         split_cases([{"case": "a"}], 0.5, 0)
     with pytest.raises(InputError, match="between 0 and 1"):
         split_cases([{"case": "a"}, {"case": "b"}], 1.0, 0)
+
+
+def test_labels_with_parts_of_the_tumour(items, data_list, tmp_path):
+    identity, swapped = {0: 0, 1: 1, 2: 2, 3: 3}, {0: 0, 1: 2, 2: 1, 3: 3}
+    merging = tmp_path / "2023.json"
+    write_datalist({"source_training": items}, merging, {0: 0, 1: 1, 2: 1, 3: 2})
+    assert part_map(merging, identity) == identity
+    assert part_map(merging, swapped) == swapped
+    assert not merges_parts(label_map(merging), {0: 0, 1: 1, 2: 3, 3: 2})
+    assert not merges_parts(label_map(data_list), {0: 0, 1: 1, 2: 2})
+    message = f"{data_list} has labels without parts of the tumour (label_map {{0: 0, 1: 1, 2: 2}}): take a list of"
+    with pytest.raises(InputError, match=re.escape(message)) as caught:
+        part_map(data_list, identity)
+    assert "\n" not in str(caught.value)

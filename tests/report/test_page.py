@@ -6,14 +6,16 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image
 
-from crossmoda.data import save_nifti, write_datalist
+from crossmoda.data import read_sections, save_nifti, write_datalist
 from crossmoda.errors import InputError
-from crossmoda.metrics import evaluate
+from crossmoda.metrics import evaluate, read_metrics
 from crossmoda.report import ReportInput, write_report
+from crossmoda.report.page import merged_prediction
 from crossmoda.report.pictures import Volume, Window, roi_window, show, window_on
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "report.py"
@@ -173,6 +175,37 @@ def test_command_line(run, tmp_path, capsys):
             script.main([*words, "--output", str(tmp_path)])
         assert caught.value.code == 2
         assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_predictions_with_parts_of_the_tumour(run, tmp_path):
+    """Beside one without; the truth has three classes, which the data list merges."""
+    sections = read_sections(run / "oracle.json")
+    for item in sections["target_validation"]:
+        image = nib.load(item["label"])
+        label = np.asarray(image.dataobj)
+        parts = np.where(label == 2, 3, label)
+        parts[:16][parts[:16] == 1] = 2
+        item["label"] = str(tmp_path / "truth" / f"{item['case']}_Label.nii.gz")
+        save_nifti(parts, image.affine, item["label"])
+        for name, array in (("three", parts), ("two", label)):
+            save_nifti(array, image.affine, tmp_path / name / f"{item['case']}_seg.nii.gz")
+    path = tmp_path / "list.json"
+    write_datalist(sections, path, {0: 0, 1: 1, 2: 1, 3: 2})
+    identity = {label: label for label in range(4)}
+    for name, part_map in (("three", identity), ("two", None)):
+        evaluate(tmp_path / name, path, "target_validation", progress=False, part_map=part_map)
+    changes = {"source_only": None, "oracle": None, "data_list": path, "translations": {}}
+    write_report(report_input(run, systems={n: tmp_path / n for n in ("three", "two")}, **changes), tmp_path / "out")
+    text = (tmp_path / "out" / "results.md").read_text(encoding="utf-8")
+    assert "boundary ASSD" in text
+    assert "| two | - | - | - | - | - |" in text
+    # The pictures show both alike: VS and cochlea.
+    rows = {name: read_metrics(tmp_path / name / "metrics.csv")[0] for name in ("three", "two")}
+    volumes = [
+        merged_prediction(Volume.load(tmp_path / name / f"{row['case']}_seg.nii.gz"), row) for name, row in rows.items()
+    ]
+    assert np.array_equal(volumes[0].array, volumes[1].array)
+    assert set(np.unique(volumes[0].array)) == {0, 1, 2}
 
 
 def test_windows_follow_the_label(run):

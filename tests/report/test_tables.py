@@ -67,3 +67,50 @@ def test_tables_of_groups():
 def test_unknown_bound():
     with pytest.raises(InputError, match="'best' is none of the systems low, ours, high"):
         tables.compare(SYSTEMS, "low", "best")
+
+
+def parts(rows, extra, intra, boundary):
+    """The same cases with the metrics of the tumour's parts."""
+    return [
+        row
+        | {f"{kind}_{name}": 1.0 for kind in ("truth_ml", "prediction_ml") for name in ("extra", "intra")}
+        | {"dice_extra": a, "dice_intra": b, "assd_extra": 1 - a, "assd_intra": 1 - b, "assd_boundary": c}
+        for row, a, b, c in zip(rows, extra, intra, boundary, strict=True)
+    ]
+
+
+def test_tables_of_parts_beside_systems_without():
+    ours = parts(SYSTEMS["ours"], (0.5, 0.6, 0.7), (0.3, 0.3, 0.3), (0.5, 1.0, 350.0))
+    high = parts(SYSTEMS["high"], (0.9, 0.9, 0.9), (0.8, 0.8, 0.8), (0.0, 0.0, 0.0))
+    results = tables.compare({"low": SYSTEMS["low"], "ours": ours, "high": high}, "low", "high")
+    table = tables.part_table(results)
+    assert table.header[1:] == [
+        "extra Dice",
+        "intra Dice",
+        "extra ASSD (mm)",
+        "intra ASSD (mm)",
+        "boundary ASSD (mm)",
+    ]
+    assert table.rows[0] == ["low", "-", "-", "-", "-", "-"]
+    assert table.rows[1][:3] == ["ours", "0.600 ± 0.100", "0.300 ± 0.000"]
+    assert table.rows[1][-1].startswith("117.17 ±")
+    plain = tables.compare(SYSTEMS, "low", "high")
+    assert tables.part_table(plain) is None
+    for make in (tables.main_table, tables.median_table, tables.site_table):  # these look at VS and cochlea
+        assert make(results).text() == make(plain).text()
+    assert results["systems"]["ours"]["gap_closed"]["dice"]["extra"] is None  # the lower bound has no parts
+    columns = {(test["first"], test["second"]): [] for test in results["paired_tests"]}
+    for test in results["paired_tests"]:
+        columns[test["first"], test["second"]].append(test["column"])
+    assert columns["low", "ours"] == ["dice_VS", "dice_cochlea", "assd_VS", "assd_cochlea"]
+    assert set(columns["ours", "high"]) - set(columns["low", "ours"]) == {
+        "dice_extra",
+        "dice_intra",
+        "assd_extra",
+        "assd_intra",
+        "assd_boundary",
+    }
+    both = tables.compare(
+        {"low": parts(SYSTEMS["low"], *[(0.1, 0.1, 0.1)] * 3), "ours": ours, "high": high}, "low", "high"
+    )
+    assert both["systems"]["ours"]["gap_closed"]["dice"]["extra"] == pytest.approx(0.5 / 0.8)

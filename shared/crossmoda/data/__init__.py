@@ -6,6 +6,9 @@ from crossmoda.data.datalist import (
     label_map_or_exit,
     load_datalist,
     load_datalist_or_exit,
+    merges_parts,
+    part_map,
+    part_map_or_exit,
     read_sections,
     replace_images,
     replace_images_or_exit,
@@ -18,6 +21,7 @@ from crossmoda.data.inputs import case_name, input_items, input_items_or_exit, s
 from crossmoda.data.multi_view import pool_views, pool_views_or_exit
 from crossmoda.data.probabilities import SaveProbabilitiesd, read_probabilities, save_probabilities
 from crossmoda.data.releases import find_by_patterns, find_release
+from crossmoda.data.sampling import CaseSampler
 from crossmoda.data.validation import (
     Header,
     check_item,
@@ -33,6 +37,7 @@ from crossmoda.data.writing import SaveNiftid, replacing, save_nifti, write_text
 
 __all__ = [
     "SECTIONS",
+    "CaseSampler",
     "Header",
     "SaveNiftid",
     "SaveProbabilitiesd",
@@ -51,6 +56,9 @@ __all__ = [
     "label_map_or_exit",
     "load_datalist",
     "load_datalist_or_exit",
+    "merges_parts",
+    "part_map",
+    "part_map_or_exit",
     "pool_views",
     "pool_views_or_exit",
     "read_header",

@@ -26,7 +26,7 @@ import numpy as np
 from crossmoda.data.validation import Check, find_faults, raise_first
 from crossmoda.data.writing import write_text
 from crossmoda.errors import InputError, exit_on_input_error
-from crossmoda.labels import CLASS_NAMES
+from crossmoda.labels import CLASS_NAMES, MERGE_2023
 
 SECTIONS = ("source_training", "target_training", "target_validation")
 FILE_KEYS = ("image", "label", "parcellation")
@@ -118,7 +118,42 @@ def label_map(path: str | Path) -> dict[int, int]:
     return _label_map(_read_content(path), path)
 
 
-def split_cases(items: Sequence[Item], val_fraction: float, seed: int) -> tuple[list[Item], list[Item]]:
+def merges_parts(mapping: Mapping[int, int], part_map: Mapping[int, int]) -> bool:
+    """Whether a datalist's `label_map` merges the parts that `part_map` names into VS, and leaves the rest.
+
+    Args:
+        mapping: of `label_map`.
+        part_map: from the same label files' classes to those of `LABELS_2023`.
+    """
+    return dict(mapping) == {label: MERGE_2023.get(part) for label, part in part_map.items()}
+
+
+def part_map(path: str | Path, classes: Mapping[int, int]) -> dict[int, int]:
+    """In place of `label_map`, for a network that divides the tumour into parts (`LABELS_2023`).
+
+    Args:
+        path: the datalist file.
+        classes: from the label files' classes to those of `LABELS_2023`; 0 is background.
+
+    Returns:
+        `classes`.
+
+    Raises:
+        InputError: if the file can't be read, or its `label_map` does not say that the labels have these parts.
+    """
+    found = label_map(path)
+    if not merges_parts(found, classes):
+        shown = ", ".join(f"{label}: {merged}" for label, merged in sorted(found.items()))
+        raise InputError(
+            f"{Path(path).absolute()} has labels without parts of the tumour (label_map {{{shown}}}): take a list of"
+            " crossMoDA 2023, or leave out methods/three_class.yaml"
+        )
+    return dict(classes)
+
+
+def split_cases(
+    items: Sequence[Item], val_fraction: float, seed: int, fold: int | None = None, num_folds: int = 5
+) -> tuple[list[Item], list[Item]]:
     """Split items into training and validation, by case and evenly over the sites.
 
     Items of one case (a subject's volume from several translators, say) stay together. The same cases and seed give
@@ -126,20 +161,44 @@ def split_cases(items: Sequence[Item], val_fraction: float, seed: int) -> tuple[
 
     Args:
         items: datalist items.
-        val_fraction: share of the cases for validation, in (0, 1); each part gets at least one case.
+        val_fraction: share of the cases for validation, in (0, 1); each part gets at least one case. With a fold it
+            has no effect.
         seed: seed of the choice.
+        fold: for cross-validation, which of the folds 0 to `num_folds` - 1 is for validation: each case is so in one
+            of them, and their sizes differ by one case at most. None makes one split by `val_fraction`.
+        num_folds: number of folds, at least two.
 
     Returns:
         Training items and validation items, each in the order given.
 
     Raises:
-        InputError: if there are fewer than two cases, or the fraction is out of range.
+        InputError: if there are fewer than two cases, fewer cases than folds, or the fraction or fold is out of range.
     """
-    if not 0 < val_fraction < 1:
-        raise InputError(f"val_fraction is {val_fraction}: give a share between 0 and 1, e.g. 0.2")
     sites = {item["case"]: item.get("site", "") for item in items}
+    if fold is None and not 0 < val_fraction < 1:
+        raise InputError(f"val_fraction is {val_fraction}: give a share between 0 and 1, e.g. 0.2")
+    if fold is not None and not (num_folds >= 2 and 0 <= fold < num_folds):
+        raise InputError(f"fold is {fold} of {num_folds}: give 0 to num_folds - 1, and at least two folds")
     if len(sites) < 2:
         raise InputError(f"{len(sites)} case(s) can't be split into training and validation: give at least two cases")
+    if fold is not None and len(sites) < num_folds:
+        raise InputError(f"{len(sites)} cases can't be split into {num_folds} folds: give num_folds <= {len(sites)}")
+    cases = _evenly_over_sites(sites, seed)
+    if fold is None:
+        chosen = set(cases[: min(max(round(val_fraction * len(cases)), 1), len(cases) - 1)])
+    else:
+        # Neighbours in the order are of different sites, so that equal parts of it would mix sites as steps do; parts
+        # make fold 0 of five the same as val_fraction 0.2.
+        first, last = (round(len(cases) * end / num_folds) for end in (fold, fold + 1))
+        chosen = set(cases[first:last])
+    return (
+        [item for item in items if item["case"] not in chosen],
+        [item for item in items if item["case"] in chosen],
+    )
+
+
+def _evenly_over_sites(sites: Mapping[str, str], seed: int) -> list[str]:
+    """Cases in a random order of which every part holds the sites in about the same proportions."""
     cases_of = defaultdict(list)
     for case in sorted(sites):
         cases_of[sites[case]].append(case)
@@ -149,12 +208,7 @@ def split_cases(items: Sequence[Item], val_fraction: float, seed: int) -> tuple[
         for place, index in enumerate(random.permutation(len(cases_of[site]))):
             # The middle of the place-th of equal steps in (0, 1): taking the lowest ranks takes evenly from all sites.
             ranks[cases_of[site][index]] = ((place + 0.5) / len(cases_of[site]), site)
-    count = min(max(round(val_fraction * len(sites)), 1), len(sites) - 1)
-    chosen = set(sorted(ranks, key=ranks.__getitem__)[:count])
-    return (
-        [item for item in items if item["case"] not in chosen],
-        [item for item in items if item["case"] in chosen],
-    )
+    return sorted(ranks, key=ranks.__getitem__)
 
 
 def write_datalist(
@@ -278,5 +332,6 @@ def _relative(item: Item, folder: Path) -> Item:
 
 load_datalist_or_exit = exit_on_input_error(load_datalist)
 label_map_or_exit = exit_on_input_error(label_map)
+part_map_or_exit = exit_on_input_error(part_map)
 split_cases_or_exit = exit_on_input_error(split_cases)
 replace_images_or_exit = exit_on_input_error(replace_images)

@@ -1,11 +1,10 @@
 """Metrics of the challenge and of translations, their summaries, and comparisons of systems."""
 
 from crossmoda.metrics.comparison import gap_closed, paired_test
+from crossmoda.metrics.measures import EMPTY_ASSD_MM, assd, dice_per_class
+from crossmoda.metrics.parts import BOUNDARY, evaluate_parts, has_parts, part_boundary
 from crossmoda.metrics.segmentation import (
-    EMPTY_ASSD_MM,
     METRICS,
-    assd,
-    dice_per_class,
     evaluate,
     evaluate_cases,
     evaluate_or_exit,
@@ -18,6 +17,7 @@ from crossmoda.metrics.slices import edge_agreement, slice_flicker, structure_co
 from crossmoda.metrics.translation import compare_sets, evaluate_translations, evaluate_translations_or_exit, judge_case
 
 __all__ = [
+    "BOUNDARY",
     "EMPTY_ASSD_MM",
     "METRICS",
     "assd",
@@ -28,11 +28,14 @@ __all__ = [
     "evaluate_cases",
     "evaluate_or_exit",
     "evaluate_pair",
+    "evaluate_parts",
     "evaluate_translations",
     "evaluate_translations_or_exit",
     "gap_closed",
+    "has_parts",
     "judge_case",
     "paired_test",
+    "part_boundary",
     "read_metrics",
     "slice_flicker",
     "structure_contrast",

@@ -12,67 +12,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import ndimage
 from tqdm import tqdm
 
-from crossmoda.data import check_same_grid, label_map, load_datalist, read_header, read_label, write_text
+from crossmoda.data import (
+    check_same_grid,
+    label_map,
+    load_datalist,
+    merges_parts,
+    read_header,
+    read_label,
+    write_text,
+)
 from crossmoda.errors import InputError, exit_on_input_error
-from crossmoda.labels import CLASS_NAMES, FOREGROUND
+from crossmoda.labels import CLASS_NAMES, FOREGROUND, MERGE_2023, PART_NAMES
+from crossmoda.metrics.measures import measure_classes
+from crossmoda.metrics.parts import BOUNDARY, evaluate_parts, has_parts
 from crossmoda.metrics.tables import Row, statistics, write_rows
 
 logger = logging.getLogger(__name__)
 
-# crossMoDA's scoring code gives this distance when there is nothing to measure.
-EMPTY_ASSD_MM = 350.0
 METRICS = ("dice", "assd")
-
-
-def dice_per_class(prediction: np.ndarray, truth: np.ndarray) -> dict[int, float]:
-    """Dice of each foreground class.
-
-    MONAI's `DiceMetric` gives NaN for an empty truth even if the prediction is not empty, and takes ten times as long.
-
-    Args:
-        prediction: label map, any shape, integers of `crossmoda.labels`.
-        truth: label map of the same shape.
-
-    Returns:
-        Class number to Dice in [0, 1]; 1 if the class is in neither, 0 if it is in one of them only.
-    """
-    size = max(CLASS_NAMES) + 1
-    pairs = truth.astype(np.intp).ravel() * size + prediction.ravel()
-    counts = np.bincount(pairs, minlength=size * size).reshape(size, size)
-    sizes = counts.sum(axis=0) + counts.sum(axis=1)
-    return {label: float(2 * counts[label, label] / sizes[label]) if sizes[label] else 1.0 for label in FOREGROUND}
-
-
-def assd(prediction: np.ndarray, truth: np.ndarray, spacing: Sequence[float]) -> float:
-    """Average symmetric surface distance as in medpy, which crossMoDA's scoring code uses.
-
-    Surface voxels are those with a face neighbour outside the mask; from each surface the mean distance to the other
-    one is taken, and then the mean of the two means. MONAI's symmetric distance pools all distances instead, which
-    gives the larger surface more weight, and is infinite or NaN where a mask is empty.
-
-    Args:
-        prediction: boolean mask, shape (X, Y, Z).
-        truth: boolean mask of the same shape.
-        spacing: voxel edges in mm.
-
-    Returns:
-        Distance in mm; 0 if both masks are empty, `EMPTY_ASSD_MM` if one of them is.
-    """
-    if not prediction.any() and not truth.any():
-        return 0.0
-    if not prediction.any() or not truth.any():
-        return EMPTY_ASSD_MM
-    # Everything beyond the box of both masks is neither surface nor nearest to one.
-    box = tuple(slice(a.start, a.stop) for a in ndimage.find_objects((prediction | truth).astype(np.uint8))[0])
-    surfaces = [_surface(np.pad(mask[box], 1)) for mask in (prediction, truth)]
-    means = []
-    for here, other in (surfaces, surfaces[::-1]):
-        distance = ndimage.distance_transform_edt(~other, sampling=tuple(spacing))
-        means.append(distance[here].mean())
-    return float(np.mean(means))
 
 
 def evaluate_pair(prediction: np.ndarray, truth: np.ndarray, spacing: Sequence[float]) -> Row:
@@ -87,17 +46,7 @@ def evaluate_pair(prediction: np.ndarray, truth: np.ndarray, spacing: Sequence[f
         For each foreground class `dice_<name>`, `assd_<name>` (mm), and the volumes `truth_ml_<name>` and
         `prediction_ml_<name>`.
     """
-    dice = dice_per_class(prediction, truth)
-    millilitres = float(np.prod(spacing)) / 1000
-    row: Row = {}
-    for label in FOREGROUND:
-        name = CLASS_NAMES[label]
-        masks = prediction == label, truth == label
-        row[f"dice_{name}"] = dice[label]
-        row[f"assd_{name}"] = assd(*masks, spacing)
-        row[f"truth_ml_{name}"] = float(masks[1].sum()) * millilitres
-        row[f"prediction_ml_{name}"] = float(masks[0].sum()) * millilitres
-    return row
+    return measure_classes(prediction, truth, spacing, {label: CLASS_NAMES[label] for label in FOREGROUND})
 
 
 def evaluate_cases(
@@ -105,6 +54,7 @@ def evaluate_cases(
     label_maps: tuple[Mapping[int, int], Mapping[int, int]] | None = None,
     progress: bool = True,
     threads: int | None = None,
+    part_map: Mapping[int, int] | None = None,
 ) -> list[Row]:
     """Metrics of many cases.
 
@@ -114,9 +64,12 @@ def evaluate_cases(
             they are the same.
         progress: whether to show a bar (only on a terminal).
         threads: cases at a time; None takes the number of cores, at most 8.
+        part_map: classes in the truth files to extra-meatal, intra-meatal and cochlea (`LABELS_2023`), which the
+            predictions hold; None if either knows no parts of the tumour.
 
     Returns:
-        One row a case, in order: case, site, koos (if known), then what `evaluate_pair` gives. Distances are in mm,
+        One row a case, in order: case, site, koos (if known), then what `evaluate_pair` gives, and with a `part_map`
+        what `evaluate_parts` gives. Distances are in mm,
         by the voxel edges of the truth's affine (the challenge reads its diagonal, which is shorter if it is oblique).
 
     Raises:
@@ -128,10 +81,12 @@ def evaluate_cases(
 
     def evaluate(item: Mapping[str, Any]) -> Row:
         check_same_grid(item["prediction"], item["label"])
-        prediction = _read_mapped(item["prediction"], prediction_map)
-        truth = _read_mapped(item["label"], truth_map)
+        prediction, _ = read_label(item["prediction"], tuple(prediction_map))
+        truth, _ = read_label(item["label"], tuple(truth_map))
+        spacing = read_header(item["label"]).spacing
         row = {key: item.get(key, "") for key in ("case", "site", "koos")}
-        return row | evaluate_pair(prediction, truth, read_header(item["label"]).spacing)
+        row |= evaluate_pair(_mapped(prediction, prediction_map), _mapped(truth, truth_map), spacing)
+        return row | (evaluate_parts(prediction, _mapped(truth, part_map), spacing) if part_map else {})
 
     # disable=None: no bar in a log file or a pipe
     bar = {"desc": "Measuring", "unit": "case", "total": len(items), "leave": False}
@@ -148,7 +103,8 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
     Returns:
         {"all": group, "sites": {site: group}} with group = {"n": cases, "dice" and "assd": {class or "mean":
         {"mean", "sd", "median"}}, "empty_predictions": {class: cases whose truth has the class and whose prediction
-        has not}}; "mean" is of each case's mean over the classes. sd is None for a single case.
+        has not}}; "mean" is of each case's mean over VS and cochlea. sd is None for a single case. If all rows have
+        the tumour's parts (`evaluate_parts`), classes are also "extra" and "intra", and for "assd" "boundary".
 
     Raises:
         InputError: if there are no rows.
@@ -194,6 +150,7 @@ def evaluate(
     suffix: str = "seg",
     progress: bool = True,
     prediction_map: Mapping[int, int] | None = None,
+    part_map: Mapping[int, int] | None = None,
 ) -> dict[str, Any]:
     """Compare `<predictions_dir>/<case>_<suffix>.nii.gz` with the labels of a datalist section.
 
@@ -205,6 +162,9 @@ def evaluate(
         suffix: of the predictions' names.
         progress: whether to show a bar.
         prediction_map: from the predictions' classes to those of `crossmoda.labels`; None if they are the same.
+        part_map: for networks of three classes, whose predictions hold those of `LABELS_2023`: from the truth's
+            classes to these. VS is then their union, and `prediction_map` isn't needed; the parts are measured if the
+            datalist's `label_map` says that the truth has them.
 
     Returns:
         The summary, see `summarise`.
@@ -218,39 +178,47 @@ def evaluate(
         if not prediction.is_file():
             raise InputError(f"{prediction} is missing: run the inference on section {section} of {data_list}")
         item["prediction"] = str(prediction)
-    maps = prediction_map or {label: label for label in CLASS_NAMES}, label_map(data_list)
-    summary = write_metrics(evaluate_cases(items, maps, progress), output_dir or predictions_dir)
-    for label in FOREGROUND:
-        dice, distance = (summary["all"][metric][CLASS_NAMES[label]] for metric in METRICS)
-        logger.info(
-            f"{CLASS_NAMES[label]}: Dice {dice['mean']:.4f} (median {dice['median']:.4f}), "
-            f"ASSD {distance['mean']:.3f} mm (median {distance['median']:.3f} mm), {summary['all']['n']} cases"
-        )
+    truth_map = label_map(data_list)
+    default_map = MERGE_2023 if part_map else {label: label for label in CLASS_NAMES}
+    if part_map and not merges_parts(truth_map, part_map):
+        logger.info(f"the labels of {data_list} are not divided into parts: measuring VS and cochlea alone")
+        part_map = None
+    rows = evaluate_cases(items, (prediction_map or default_map, truth_map), progress, part_map=part_map)
+    summary = write_metrics(rows, output_dir or predictions_dir)
+    _log_summary(summary["all"])
     return summary
 
 
 evaluate_or_exit = exit_on_input_error(evaluate)
 
 
-def _surface(mask: np.ndarray) -> np.ndarray:
-    return mask & ~ndimage.binary_erosion(mask)
+def _log_summary(group: Mapping[str, Any]) -> None:
+    for name, distance in group["assd"].items():
+        if name == "mean":
+            continue
+        dice = group["dice"].get(name)
+        overlap = f"Dice {dice['mean']:.4f} (median {dice['median']:.4f}), " if dice else ""
+        text = f"ASSD {distance['mean']:.3f} mm (median {distance['median']:.3f} mm), {group['n']} cases"
+        logger.info(f"{name}: {overlap}{text}")
 
 
-def _read_mapped(path: str, mapping: Mapping[int, int]) -> np.ndarray:
-    labels, _ = read_label(path, tuple(mapping))
+def _mapped(labels: np.ndarray, mapping: Mapping[int, int]) -> np.ndarray:
     table = np.zeros(256, np.uint8)
     table[list(mapping)] = list(mapping.values())
     return table[labels]
 
 
 def _summarise_group(rows: Sequence[Row]) -> dict[str, Any]:
-    names = [CLASS_NAMES[label] for label in FOREGROUND]
+    classes = [CLASS_NAMES[label] for label in FOREGROUND]
+    parts = list(PART_NAMES.values()) if all(map(has_parts, rows)) else []
     group: dict[str, Any] = {"n": len(rows)}
     for metric in METRICS:
-        values = {name: [row[f"{metric}_{name}"] for row in rows] for name in names}
-        values["mean"] = list(np.mean([values[name] for name in names], axis=0))
+        columns = [*classes, *parts, *([BOUNDARY] if parts and metric == "assd" else [])]
+        values = {name: [row[f"{metric}_{name}"] for row in rows] for name in columns}
+        values["mean"] = list(np.mean([values[name] for name in classes], axis=0))
         group[metric] = {name: statistics(numbers) for name, numbers in values.items()}
     group["empty_predictions"] = {
-        name: sum(row[f"truth_ml_{name}"] > 0 and row[f"prediction_ml_{name}"] == 0 for row in rows) for name in names
+        name: sum(row[f"truth_ml_{name}"] > 0 and row[f"prediction_ml_{name}"] == 0 for row in rows)
+        for name in (*classes, *parts)
     }
     return group

@@ -15,11 +15,11 @@ import numpy as np
 from jinja2 import Environment, PackageLoader
 from matplotlib.figure import Figure
 
-from crossmoda.data import check_same_grid, load_datalist, replacing, write_text
+from crossmoda.data import check_same_grid, label_map, load_datalist, replacing, write_text
 from crossmoda.engines.history import read_history
 from crossmoda.errors import InputError
-from crossmoda.labels import COCHLEA, VS
-from crossmoda.metrics import read_metrics
+from crossmoda.labels import COCHLEA, MERGE_2023, VS
+from crossmoda.metrics import has_parts, read_metrics
 from crossmoda.provenance import git_revision, versions
 from crossmoda.report import tables
 from crossmoda.report.pictures import (
@@ -97,6 +97,7 @@ def write_report(report: ReportInput, output_dir: str | Path) -> str:
     main = tables.main_table(results)
     others = [
         tables.median_table(results),
+        tables.part_table(results),
         tables.site_table(results),
         tables.grade_table(rows),
         tables.comparison_table(results),
@@ -145,7 +146,7 @@ def _figures(
     figures = {}
     if report.data_list is not None:
         items = load_datalist(report.data_list, report.section, require_label=True, check="header", progress=False)
-        cases, captions = _overlay_cases(items, folders, rows, focus)
+        cases, captions = _overlay_cases(items, label_map(report.data_list), folders, rows, focus)
         figures["overlays_VS"] = overlay_figure(cases, VS, 40.0, captions["VS"])
         figures["overlays_cochlea"] = overlay_figure(cases, COCHLEA, 26.0, captions["cochlea"])
         if report.translations:
@@ -159,7 +160,11 @@ def _figures(
 
 
 def _overlay_cases(
-    items: Sequence[Item], folders: Mapping[str, Path], rows: Mapping[str, tables.Rows], focus: str
+    items: Sequence[Item],
+    truth_map: Mapping[int, int],
+    folders: Mapping[str, Path],
+    rows: Mapping[str, tables.Rows],
+    focus: str,
 ) -> tuple[list, dict[str, dict]]:
     """Best, median and worst case of the focus system, and each panel's Dice."""
     by_case = {name: {row["case"]: row for row in table} for name, table in rows.items()}
@@ -178,12 +183,18 @@ def _overlay_cases(
         for name, folder in folders.items():
             path = folder / f"{case}_seg.nii.gz"
             check_same_grid(path, item_of[case]["image"])
-            predictions[name] = Volume.load(path)
+            predictions[name] = merged_prediction(Volume.load(path), by_case[name][case])
             for part in tables.CLASSES:
                 captions[part][row, name] = f"Dice {by_case[name][case][f'dice_{part}']:.2f}"
-        scan, truth = Volume.load(item_of[case]["image"]), Volume.load(item_of[case]["label"])
+        scan, truth = Volume.load(item_of[case]["image"]), Volume.load(item_of[case]["label"]).mapped(truth_map)
         cases.append((f"{rank}: {case}", scan, truth, predictions))
     return cases, captions
+
+
+def merged_prediction(prediction: Volume, row: Mapping[str, Any]) -> Volume:
+    """A prediction of VS and cochlea, whether or not its network divides the tumour into parts."""
+    divided = has_parts(row) or prediction.array.max() > COCHLEA
+    return prediction.mapped(MERGE_2023) if divided else prediction
 
 
 def _translation_panels(report: ReportInput, columns: int = 3) -> dict[str, list]:
@@ -194,7 +205,7 @@ def _translation_panels(report: ReportInput, columns: int = 3) -> dict[str, list
     panels: dict[str, list] = {"ceT1": []}
     windows = {}
     for item in chosen:
-        label = Volume.load(item["label"])
+        label = Volume.load(item["label"]).mapped(label_map(report.data_list))
         windows[item["case"]] = roi_window(label)
         panels["ceT1"].append((item["case"], Volume.load(item["image"]), windows[item["case"]], label.array > 0))
     for name, folder in report.translations.items():

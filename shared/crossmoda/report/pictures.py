@@ -38,6 +38,13 @@ class Volume:
         image = nib.as_closest_canonical(nib.load(path))
         return cls(np.asanyarray(image.dataobj), tuple(float(edge) for edge in image.header.get_zooms()[:3]))
 
+    def mapped(self, mapping: Mapping[int, int]) -> Volume:
+        """A label map in other classes; what `mapping` lacks becomes background."""
+        array = np.zeros(self.array.shape, np.uint8)
+        for label, target in mapping.items():
+            array[self.array == label] = target
+        return Volume(array, self.spacing)
+
 
 @dataclass(frozen=True)
 class Window:

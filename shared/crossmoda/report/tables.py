@@ -8,10 +8,12 @@ from itertools import combinations
 from typing import Any
 
 from crossmoda.errors import InputError
-from crossmoda.labels import CLASS_NAMES, FOREGROUND
-from crossmoda.metrics import METRICS, gap_closed, paired_test, summarise
+from crossmoda.labels import CLASS_NAMES, FOREGROUND, PART_NAMES
+from crossmoda.metrics import BOUNDARY, METRICS, gap_closed, paired_test, summarise
 
 CLASSES = [CLASS_NAMES[label] for label in FOREGROUND]
+PARTS = list(PART_NAMES.values())
+PART_COLUMNS = {"dice": PARTS, "assd": [*PARTS, BOUNDARY]}
 TITLES = {"dice": "Dice", "assd": "ASSD (mm)"}
 NONE = "-"
 
@@ -74,7 +76,7 @@ def compare(systems: Mapping[str, Rows], source_only: str | None = None, oracle:
         result["gap_closed"] = {
             metric: {
                 part: _share(result, results.get(source_only), results.get(oracle), metric, part)
-                for part in (*CLASSES, "mean")
+                for part in result["all"][metric]
             }
             for metric in METRICS
         }
@@ -83,7 +85,8 @@ def compare(systems: Mapping[str, Rows], source_only: str | None = None, oracle:
         | paired_test(systems[first], systems[second], f"{metric}_{name}")
         for first, second in combinations(systems, 2)
         for metric in METRICS
-        for name in CLASSES
+        for name in (*CLASSES, *PART_COLUMNS[metric])
+        if all(f"{metric}_{name}" in row for system in (first, second) for row in systems[system])
     ]
     return {"source_only": source_only, "oracle": oracle, "systems": results, "paired_tests": tests}
 
@@ -113,6 +116,23 @@ def median_table(results: Mapping[str, Any]) -> Table:
         medians = [_number(group[metric][part]["median"], metric) for metric in METRICS for part in CLASSES]
         rows.append([name, *medians, *[str(group["empty_predictions"][part]) for part in CLASSES]])
     return Table("Median, and number of cases in which nothing was predicted", header, rows)
+
+
+def part_table(results: Mapping[str, Any]) -> Table | None:
+    """Mean +- sd of the metrics of the tumour's parts and their boundary; None if no system was measured by them."""
+    columns = [(metric, part) for metric in METRICS for part in PART_COLUMNS[metric]]
+    groups = {name: result["all"] for name, result in results["systems"].items()}
+    if not any(BOUNDARY in group["assd"] for group in groups.values()):
+        return None
+    header = ["system"] + [f"{part} {TITLES[metric]}" for metric, part in columns]
+    rows = [
+        [
+            name,
+            *[_mean_sd(group[metric][part], metric) if part in group[metric] else NONE for metric, part in columns],
+        ]
+        for name, group in groups.items()
+    ]
+    return Table("Parts of the tumour and the boundary between them, mean ± standard deviation", header, rows)
 
 
 def site_table(results: Mapping[str, Any]) -> Table:
@@ -162,7 +182,7 @@ def comparison_table(results: Mapping[str, Any]) -> Table | None:
 
 
 def _share(result: Mapping, lower: Mapping | None, upper: Mapping | None, metric: str, part: str) -> float | None:
-    if lower is None or upper is None:
+    if lower is None or upper is None or not all(part in bound["all"][metric] for bound in (lower, upper)):
         return None
     return gap_closed(*(group["all"][metric][part]["mean"] for group in (result, lower, upper)))
 
