@@ -125,16 +125,17 @@ def _distinct(poses: np.ndarray, scores: np.ndarray, count: int) -> np.ndarray:
 def _climb(poses: np.ndarray, score: Score, step: float, halvings: int) -> np.ndarray:
     """Pattern search of all poses at once; `step` is in mm and degrees (1 degree is about 1.5 mm at 80 mm)."""
     directions = np.concatenate([np.eye(6), -np.eye(6)])
-    values = score(poses)
+    poses, values = poses.copy(), score(poses)
     for _ in range(halvings + 1):
+        active = np.arange(len(poses))  # a pose that no step has improved stays where it is until the steps are halved
         for _ in range(6):
-            trial = poses[:, None] + step * directions
-            trials = score(trial.reshape(-1, 6)).reshape(len(poses), -1)
-            best = trials.argmax(1)
-            better = trials.max(1) > values
-            if not better.any():
+            trial = poses[active, None] + step * directions
+            trials = score(trial.reshape(-1, 6)).reshape(len(active), -1)
+            better = trials.max(1) > values[active]
+            poses[active[better]] = trial[better, trials[better].argmax(1)]
+            values[active[better]] = trials[better].max(1)
+            active = active[better]
+            if not len(active):
                 break
-            poses = np.where(better[:, None], trial[np.arange(len(poses)), best], poses)
-            values = np.maximum(values, trials.max(1))
         step /= 2
     return poses
