@@ -65,6 +65,23 @@ def write_dataset(folder: Path) -> Path:
     return path
 
 
+def divide_tumours(data_list: Path, folder: Path) -> Path:
+    """The same scans with the labels of crossMoDA 2023 (extra-meatal, intra-meatal, cochlea), which the list merges."""
+    folder.mkdir(parents=True, exist_ok=True)
+    content = json.loads(data_list.read_text())
+    for item in [item for section in content.values() for item in section]:
+        label = nib.load(data_list.parent / item["label"])
+        merged = np.asarray(label.dataobj)
+        parts = np.where(merged == 2, 3, merged)
+        inner = np.nonzero((merged == 1).any(axis=(1, 2)))[0].min() + 6  # LPS: x falls along the first axis
+        parts[:inner][parts[:inner] == 1] = 2
+        nib.save(nib.Nifti1Image(parts.astype(np.uint8), label.affine), folder / item["label"])
+        item["image"] = str(data_list.parent / item["image"])
+    path = folder / "datalist_2023.json"
+    path.write_text(json.dumps(content | {"label_map": {"1": 1, "2": 1, "3": 2}}))
+    return path
+
+
 def bundle_config(name: str) -> str:
     return str(CONFIGS / f"{name}.yaml")
 

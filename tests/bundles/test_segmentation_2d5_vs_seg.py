@@ -116,16 +116,6 @@ def test_trains_in_batches_of_two(data_list, tmp_path):
     assert len(read_history(tmp_path / "history.csv")) == 1
 
 
-def test_trains_on_three_classes(data_list, tmp_path):
-    """The class numbers alone; what else chen2023_three_class.yaml says does not concern VS_Seg."""
-    configs = ["train", "methods/vs_seg", "methods/chen2023_three_class"]
-    run_in_process(configs, train_overrides(data_list, tmp_path, **VS_SEG))
-    network = SupervisedAttentionUNet2d5(out_channels=4, channels=VS_SEG["network_def::channels"])
-    found = network.load_state_dict(load(tmp_path / "model" / "model.pt"))
-    assert (found.missing_keys, found.unexpected_keys) == ([], [])
-    assert "val_mean_dice" in read_history(tmp_path / "history.csv")[-1]
-
-
 def test_goes_on_where_it_stopped(trained, data_list, tmp_path):
     for epochs in (1, 2):
         values = train_overrides(data_list, tmp_path, max_epochs=epochs, **VS_SEG)

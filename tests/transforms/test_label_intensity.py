@@ -157,3 +157,20 @@ def test_wrong_ranges_are_refused():
         make(ranges=[[-1, 0.5], [1, 2]], discrete=True)
     with pytest.raises(ValueError, match="low <= high"):
         make(ranges=[[0.5, 0.4], [1, 2]])
+
+
+def test_parts_of_a_structure_change_alike(item):
+    """The tumour's extra-meatal and intra-meatal part: one factor, one edge, one volume."""
+    merged = {key: value.clone() for key, value in item.items()}
+    divided = {key: value.clone() for key, value in item.items()}
+    divided["label"][item["label"] == 2] = 3
+    divided["label"][:, 7:][divided["label"][:, 7:] == 1] = 2
+    arguments = {"ranges": [[0.5, 0.9], [1.5, 2.0]], "edge_sigma": 1.0, "heterogeneity": 0.2}
+    expected = make(labels=[1, 2], **arguments)(merged)["image"]
+    assert torch.equal(make(labels=[[1, 2], 3], **arguments)(divided)["image"], expected)
+    assert not torch.equal(expected, item["image"])
+    volume = float((item["label"] == 1).sum())
+    for low, changes in ((volume - 1, True), (volume + 1, False)):
+        arguments = {"labels": [[1, 2]], "ranges": [[0.5, 0.5]], "volumes": [[low, None]]}
+        out = make(**arguments)(LabelVolumesd("label", (1, 2, 3))(divided))["image"]
+        assert torch.equal(out, item["image"]) != changes

@@ -10,6 +10,7 @@ import torch
 from monai.config import KeysCollection
 from monai.networks.layers import GaussianFilter
 from monai.transforms import MapTransform, RandomizableTransform
+from monai.utils import ensure_tuple
 
 
 class LabelVolumesd(MapTransform):
@@ -50,7 +51,8 @@ class RandLabelIntensityd(RandomizableTransform, MapTransform):
     Args:
         keys: images (C, X, Y, Z) with values >= 0 (a factor has no meaning on other scales).
         label_key: label map (1, X, Y, Z) of the same grid.
-        labels: class numbers to change. One may come twice with other `volumes`.
+        labels: class numbers to change, or several that together are one structure (the tumour's parts) and change
+            alike. One may come twice with other `volumes`.
         ranges: lowest and highest factor for each of `labels`; equal ends give a fixed factor.
         replace: `ranges` are levels, in the images' units, which take the voxels' place.
         discrete: `ranges` holds for each of `labels` the factors themselves, each as likely as the others.
@@ -69,7 +71,7 @@ class RandLabelIntensityd(RandomizableTransform, MapTransform):
         self,
         keys: KeysCollection,
         label_key: str,
-        labels: Sequence[int],
+        labels: Sequence[int | Sequence[int]],
         ranges: Sequence[Sequence[float]],
         replace: bool = False,
         discrete: bool = False,
@@ -90,7 +92,7 @@ class RandLabelIntensityd(RandomizableTransform, MapTransform):
         if not discrete and any(len(ends) != 2 or ends[0] > ends[1] for ends in ranges):
             raise ValueError(f"ranges must be pairs 0 <= low <= high, got {ranges}")
         self.label_key = label_key
-        self.labels = tuple(labels)
+        self.labels = tuple(ensure_tuple(label) for label in labels)
         self.ranges = tuple(tuple(factors) for factors in ranges)
         self.replace = replace
         self.discrete = discrete
@@ -119,10 +121,11 @@ class RandLabelIntensityd(RandomizableTransform, MapTransform):
         self.randomize()
         if self.only_if is not None and not d.get(self.only_if, False):
             return d
-        for label, factor, bounds in zip(self.labels, self.factors, self.volumes, strict=True):
-            if factor is None or not self._within(d, label, bounds):
+        label_map = torch.as_tensor(d[self.label_key])
+        for labels, factor, bounds in zip(self.labels, self.factors, self.volumes, strict=True):
+            if factor is None or not self._within(d, labels, bounds):
                 continue
-            mask = torch.as_tensor(d[self.label_key]) == label
+            mask = torch.isin(label_map, torch.tensor(labels, dtype=label_map.dtype, device=label_map.device))
             if not mask.any():
                 continue
             box = padded_box(mask[0], margin=3 * [int(np.ceil(3 * self.edge_sigma))])
@@ -134,14 +137,17 @@ class RandLabelIntensityd(RandomizableTransform, MapTransform):
                 d[key] = image
         return d
 
-    def _within(self, data: Mapping[Hashable, Any], label: int, bounds: Sequence[float | None] | None) -> bool:
+    def _within(
+        self, data: Mapping[Hashable, Any], labels: Sequence[int], bounds: Sequence[float | None] | None
+    ) -> bool:
         if bounds is None:
             return True
         measured = data.get(f"{self.label_key}_volumes", {})
-        if label not in measured:
-            raise ValueError(f"the volume of label {label} is not known: put LabelVolumesd before the crop")
+        if not all(label in measured for label in labels):
+            raise ValueError(f"the volume of labels {labels} is not known: put LabelVolumesd before the crop")
         low, high = bounds
-        return (low is None or measured[label] > low) and (high is None or measured[label] < high)
+        volume = sum(measured[label] for label in labels)
+        return (low is None or volume > low) and (high is None or volume < high)
 
     def _soft(self, mask: torch.Tensor) -> torch.Tensor:
         return _smooth(mask, self.edge_sigma) if self.edge_sigma > 0 else mask
