@@ -3,6 +3,7 @@
 from crossmoda.losses.attention_supervision import AttentionSupervisionLoss
 from crossmoda.losses.hard_example import HardExampleDiceCELoss
 from crossmoda.losses.hardness_weighted_dice import HardnessWeightedDiceLoss
+from crossmoda.losses.ignore_label import IgnoreLabelLoss
 from crossmoda.losses.kspace import KSpaceLoss
 from crossmoda.losses.patch_nce import PatchNCELoss
 from crossmoda.losses.perceptual import PerceptualLoss, load_perceptual_loss, load_perceptual_loss_or_exit
@@ -12,6 +13,7 @@ __all__ = [
     "AttentionSupervisionLoss",
     "HardExampleDiceCELoss",
     "HardnessWeightedDiceLoss",
+    "IgnoreLabelLoss",
     "KSpaceLoss",
     "PatchNCELoss",
     "PerceptualLoss",
