@@ -177,6 +177,39 @@ def test_split_refuses_what_it_cannot_do():
         split_cases([{"case": "a"}, {"case": "b"}], 1.0, 0)
 
 
+def test_folds_part_the_cases_evenly():
+    items = [{"case": f"{site}{n}", "site": site} for site, count in (("ldn", 20), ("etz", 12)) for n in range(count)]
+    doubled = items + [dict(item, image="other translator") for item in items]
+    folds = [split_cases(doubled, 0.2, seed=1, fold=fold) for fold in range(5)]
+    held_out = [{item["case"] for item in validation} for _, validation in folds]
+    assert sorted(case for cases in held_out for case in cases) == sorted(item["case"] for item in items)
+    assert sorted(len(cases) for cases in held_out) == [6, 6, 6, 7, 7]
+    for (training, validation), cases in zip(folds, held_out, strict=True):
+        assert training == [item for item in doubled if item["case"] not in cases]
+        assert validation == [item for item in doubled if item["case"] in cases]
+        assert abs(sum(case.startswith("etz") for case in cases) - 12 / 5) <= 1.4  # of 2.4 a fold
+    again = [{item["case"] for item in split_cases(doubled[::-1], 0.9, 1, fold)[1]} for fold in range(5)]
+    assert again == held_out  # whatever the order and val_fraction
+    other = [{item["case"] for item in split_cases(doubled, 0.2, 2, fold)[1]} for fold in range(5)]
+    assert other != held_out
+
+
+def test_number_of_folds():
+    items = [{"case": name, "site": "x"} for name in "abcdef"]
+    assert [len(split_cases(items, 0.2, 0, fold, 6)[1]) for fold in range(6)] == [1] * 6
+    first = split_cases([*items, *({"case": n, "site": "y"} for n in "ghij")], 0.2, 3)[1]
+    assert first == split_cases([*items, *({"case": n, "site": "y"} for n in "ghij")], 0.2, 3, 0, 5)[1]
+
+
+@pytest.mark.parametrize(
+    ("count", "fold", "num_folds", "message"),
+    [(10, 5, 5, "0 to num_folds"), (10, -1, 5, "0 to num_folds"), (10, 0, 1, "two folds"), (3, 0, 5, "num_folds <= 3")],
+)
+def test_folds_that_cannot_be(count, fold, num_folds, message):
+    with pytest.raises(InputError, match=message):
+        split_cases([{"case": str(n)} for n in range(count)], 0.2, 0, fold, num_folds)
+
+
 def test_labels_with_parts_of_the_tumour(items, data_list, tmp_path):
     identity, swapped = {0: 0, 1: 1, 2: 2, 3: 3}, {0: 0, 1: 2, 2: 1, 3: 3}
     merging = tmp_path / "2023.json"

@@ -92,10 +92,10 @@ class RandRotateScaled(RandomizableTransform, MapTransform):
 def rotation_margin(
     spatial_size: Sequence[int], rotation: Sequence[float], smallest_scale: float, axes: Sequence[int] = (0, 1, 2)
 ) -> list[int]:
-    """Voxels around a patch that nnU-Net cuts out with it, for `RandRotateScaled` to turn into the patch's corners.
+    """Voxels around a patch to cut out with it, for `RandRotateScaled` to turn into the patch's corners.
 
-    Its rule: the diagonal, turned by the largest angle (90 degrees at most) about one axis after the other, divided by
-    the smallest scale.
+    After nnU-Net: the extent of the patch turned by the largest angle (90 degrees at most) about one axis or another,
+    divided by the smallest scale.
 
     Args:
         spatial_size: voxels (X, Y, Z) of the patch.
@@ -116,7 +116,7 @@ def rotation_margin(
         angle = min(angle, np.pi / 2)
         a, b = (n for n in range(3) if n != axis)
         turned = size.copy()
-        turned[a] = abs(np.cos(angle) * size[a] - np.sin(angle) * size[b])
+        turned[a] = abs(np.cos(angle) * size[a] + np.sin(angle) * size[b])
         turned[b] = abs(np.sin(angle) * size[a] + np.cos(angle) * size[b])
         largest = np.maximum(largest, turned)
     margin = np.ceil((np.floor(largest / smallest_scale) - size) / 2).astype(int)
