@@ -10,6 +10,7 @@ from crossmoda.engines.epoch_line import EpochLine
 from crossmoda.engines.gradient_clipping import GradientClipping
 from crossmoda.engines.history import HistoryCsv, read_history
 from crossmoda.engines.image_pool import ImagePool
+from crossmoda.engines.members import hard_labels, last_member_labels
 from crossmoda.engines.mirror import MirrorInferer
 from crossmoda.engines.mlflow import MLFlowRun, end_parent_run, start_parent_run
 from crossmoda.engines.objectives import (
@@ -52,6 +53,8 @@ __all__ = [
     "TranslationScore",
     "TranslationTrainer",
     "end_parent_run",
+    "hard_labels",
+    "last_member_labels",
     "linear_decay",
     "load_members",
     "load_members_or_exit",

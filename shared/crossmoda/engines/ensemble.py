@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from monai.inferers import Inferer
 
+from crossmoda.engines.members import hard_labels
 from crossmoda.engines.weights import load_weights
 from crossmoda.errors import exit_on_input_error
 
@@ -33,6 +34,7 @@ class EnsembleInferer(Inferer):
         super().__init__()
         self.inferer = inferer
         self.paths = tuple(paths or ())
+        self.member_labels: list[torch.Tensor] = []  # of the last image, see `last_member_labels`
 
     def __call__(self, inputs: torch.Tensor, network: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Runs `network` on `inputs` with each member's weights; it keeps those of the last.
@@ -51,10 +53,12 @@ class EnsembleInferer(Inferer):
         """
         if not self.paths:
             return self.inferer(inputs, network, *args, **kwargs)
-        total = 0
+        total, self.member_labels = 0, []
         for path in self.paths:
             load_weights(network, path)
-            total = total + self.inferer(inputs, network, *args, **kwargs).softmax(dim=1)
+            logits = self.inferer(inputs, network, *args, **kwargs)
+            self.member_labels.append(hard_labels(logits))
+            total = total + logits.softmax(dim=1)
         return (total / len(self.paths)).clamp_min(torch.finfo(torch.float32).tiny).log()
 
 

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from monai.inferers import Inferer
 
+from crossmoda.engines.members import hard_labels
+
 
 class MirrorInferer(Inferer):
     """Runs another inferer on the image and on its mirror images, and averages the outputs.
@@ -26,6 +28,7 @@ class MirrorInferer(Inferer):
         super().__init__()
         self.inferer = inferer
         self.axes = tuple(axes)
+        self.member_labels: list[torch.Tensor] = []  # of the last image, see `last_member_labels`
 
     def __call__(self, inputs: torch.Tensor, network: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Runs `network` on `inputs` and its mirror images.
@@ -40,7 +43,10 @@ class MirrorInferer(Inferer):
             The mean output.
         """
         mirrors = [c for n in range(len(self.axes) + 1) for c in combinations([axis + 2 for axis in self.axes], n)]
-        total = 0
+        total, self.member_labels = 0, []
         for dims in mirrors:
-            total = total + torch.flip(self.inferer(torch.flip(inputs, dims), network, *args, **kwargs), dims)
+            logits = torch.flip(self.inferer(torch.flip(inputs, dims), network, *args, **kwargs), dims)
+            if self.axes:
+                self.member_labels.append(hard_labels(logits))
+            total = total + logits
         return total / len(mirrors)

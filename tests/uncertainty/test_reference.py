@@ -1,0 +1,76 @@
+"""Likeness to the training data."""
+
+import json
+
+import numpy as np
+import pytest
+
+from crossmoda.errors import InputError
+from crossmoda.uncertainty import read_reference, scan_features, summarise_features, unlike_training, write_reference
+
+
+def test_features_of_a_scan():
+    random = np.random.RandomState(0)
+    image = 100 + 7 * random.randn(60, 50, 40)
+    image[:5] = 0  # padding
+    features = scan_features(image, (0.5, 0.6, 1.5), (512, 400, 80))
+    assert [features[f"spacing_{axis}_mm"] for axis in "xyz"] == [0.5, 0.6, 1.5]
+    assert [features[f"extent_{axis}_mm"] for axis in "xyz"] == pytest.approx([256, 240, 120])
+    assert features["noise"] == pytest.approx(7, rel=0.03)
+    for percent, expected in ((1, 100 - 7 * 2.326), (50, 100), (99, 100 + 7 * 2.326)):
+        assert features[f"intensity_p{percent:02d}"] == pytest.approx(expected, abs=0.6)
+    ramp = np.broadcast_to(np.arange(60.0)[:, None, None], (60, 50, 40))
+    assert scan_features(ramp, (1, 1, 1), (60, 50, 40))["noise"] == 0
+    assert all(np.isfinite(list(scan_features(np.zeros((4, 4, 4)), (1, 1, 1), (4, 4, 4)).values())))
+
+
+def test_summary_by_hand():
+    cases = [
+        {"spacing_x_mm": value, "VS_ml": volume}
+        for value, volume in zip((1, 2, 3, 4, 10), (1, 1, 1, 1, 0), strict=True)
+    ]
+    summary = summarise_features(cases)
+    assert summary["cases"] == 5
+    row = summary["features"]["spacing_x_mm"]
+    assert row["median"] == 3
+    assert row["spread"] == pytest.approx(1.4826)  # of the deviations 2, 1, 0, 1, 7
+    assert (row["low"], row["high"]) == pytest.approx((1.04, 9.76))
+    volume = summary["features"]["VS_ml"]
+    assert (volume["median"], volume["spread"]) == (0, 0)
+    assert volume["low"] == pytest.approx(0.96 * np.log(0.01))
+    with pytest.raises(InputError, match=r"4 case\(s\)"):
+        summarise_features(cases[:4])
+
+
+def test_far_is_beyond_the_spread_and_beyond_the_range():
+    row = {"median": 10.0, "spread": 1.0, "low": 4.0, "high": 12.0}
+    reference = {"features": {"noise": row}}
+    assert unlike_training({"noise": 14.9}, reference, 5) == {}
+    assert unlike_training({"noise": 15.5}, reference, 5) == {"noise": 5.5}
+    assert unlike_training({"noise": 4.5}, reference, 5) == {}  # far, but in the range of the training data
+    assert unlike_training({"noise": 3.0}, reference, 5) == {"noise": -7.0}
+    assert unlike_training({"noise": None}, reference, 5) == unlike_training({}, reference, 5) == {}
+    row["spread"] = 0.0  # one protocol: 5 % of the median is one spread
+    assert unlike_training({"noise": 12.4}, reference, 5) == {}
+    assert unlike_training({"noise": 12.6}, reference, 5) == {"noise": 5.2}
+
+
+def test_written_from_reports_and_read_back(tmp_path):
+    for n in range(6):
+        (tmp_path / f"c{n}_seg.json").write_text(json.dumps({"features": {"noise": n, "entropy": None if n else 0.1}}))
+    cases = [f"c{n}" for n in range(6)]
+    reference = write_reference(tmp_path, cases, tmp_path / "models" / "reference.json")
+    assert read_reference(tmp_path / "models" / "reference.json") == reference
+    assert reference["features"].keys() == {"noise"}  # one entropy is too few
+    assert reference["features"]["noise"]["median"] == 2.5
+    with pytest.raises(InputError, match=r"c9_seg\.json is missing"):
+        write_reference(tmp_path, [*cases, "c9"], tmp_path / "models" / "reference.json")
+
+
+def test_reference_files(tmp_path):
+    assert read_reference(None) is None
+    assert read_reference(tmp_path / "none.json") is None
+    for text in ("[", "[]", '{"features": {"noise": {"median": 1}}}', '{"features": {"noise": 3}}'):
+        (tmp_path / "a.json").write_text(text)
+        with pytest.raises(InputError, match=r"a\.json is not a reference"):
+            read_reference(tmp_path / "a.json")
