@@ -12,7 +12,7 @@ from crossmoda.engines.history import HistoryCsv, read_history
 from crossmoda.engines.image_pool import ImagePool
 from crossmoda.engines.members import hard_labels, last_member_labels
 from crossmoda.engines.mirror import MirrorInferer
-from crossmoda.engines.mlflow import MLFlowRun, end_parent_run, start_parent_run
+from crossmoda.engines.mlflow import MLFlowRun, end_parent_run, log_to_run, start_parent_run
 from crossmoda.engines.objectives import (
     CUT,
     CycleGAN,
@@ -60,6 +60,7 @@ __all__ = [
     "load_members_or_exit",
     "load_weights",
     "load_weights_or_exit",
+    "log_to_run",
     "poly_decay",
     "prepare_objective",
     "read_history",

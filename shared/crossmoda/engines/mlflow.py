@@ -181,13 +181,14 @@ def losses(output: Any) -> dict[str, float]:
     return dict(scalars(output[0] if isinstance(output, list) and output else output))
 
 
-def start_parent_run(tracking_uri: str, experiment_name: str, run_name: str) -> str:
+def start_parent_run(tracking_uri: str, experiment_name: str, run_name: str, parent_run_id: str | None = None) -> str:
     """Start a run for others to be nested in, e.g. one for a whole pipeline.
 
     Args:
         tracking_uri: where runs are kept.
         experiment_name: made if it is absent.
         run_name: its name.
+        parent_run_id: run that it is nested in itself, if any.
 
     Returns:
         Its id, for `parent_run_id` or CROSSMODA_PARENT_RUN_ID; end it with `end_parent_run`.
@@ -196,7 +197,16 @@ def start_parent_run(tracking_uri: str, experiment_name: str, run_name: str) -> 
     handler = MLFlowHandler(tracking_uri, experiment_name=experiment_name)
     handler._set_experiment()
     tags = {"git_revision": git_revision()}
+    if parent_run_id:
+        tags[MLFLOW_PARENT_RUN_ID] = parent_run_id
     return handler.client.create_run(handler.experiment.experiment_id, run_name=run_name, tags=tags).info.run_id
+
+
+def log_to_run(tracking_uri: str, run_id: str, metrics: Mapping[str, float], step: int = 0) -> None:
+    """Log metrics to a run of `start_parent_run`."""
+    client = MlflowClient(os.environ.get("MLFLOW_TRACKING_URI") or tracking_uri)
+    for name, value in metrics.items():
+        client.log_metric(run_id, name, value, step=step)
 
 
 def end_parent_run(tracking_uri: str, run_id: str, failed: bool = False) -> None:

@@ -1,0 +1,148 @@
+"""Steps of a long run: each is done once, a killed run goes on at the step where it stopped."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from crossmoda.data import write_text
+from crossmoda.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+PR_SET_PDEATHSIG = 1  # of Linux's prctl
+
+
+def digest(value: Any) -> str:
+    """A short key of plain settings; equal settings have equal keys."""
+    text = json.dumps(value, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def file_digest(path: str | Path) -> str:
+    """A key of a file's content."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+
+
+class Steps:
+    """Runs steps that leave a mark when they are done, and passes over those whose mark is there.
+
+    A mark holds the key of the step's settings, so that a step whose settings changed is done again. Results that an
+    unfinished step of the same settings left are kept (a training continues from them); those of other settings are
+    deleted first.
+
+    Args:
+        total: number of steps, for the bar.
+        progress: whether to show a bar (only on a terminal).
+    """
+
+    def __init__(self, total: int | None = None, progress: bool = True) -> None:
+        # disable=None: no bar in a log file or a pipe
+        self.bar = tqdm(total=total, disable=None if progress else True, unit="step", desc="Self-training")
+
+    def run(self, name: str, folder: Path, settings: Any, action: Callable[[], None]) -> str:
+        """Do a step unless it is done.
+
+        Args:
+            name: for messages, e.g. `round 1, training of nnunet_3d_fold0`.
+            folder: of the step's results, which nothing else writes to; the mark lies beside it.
+            settings: plain values that the results depend on, the keys of earlier steps among them.
+            action: does it; writes into the folder.
+
+        Returns:
+            The key of the settings.
+        """
+        key = digest(settings)
+        mark = folder.with_name(f".{folder.name}.step.json")
+        found = _read_mark(mark)
+        self.bar.set_postfix_str(name)
+        if found.get("key") == key and found.get("done"):
+            logger.info(f"{name}: done before")
+        else:
+            if found.get("key") not in (None, key):
+                logger.info(f"{name}: settings have changed, starting anew")
+            if found.get("key") != key:
+                shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True, exist_ok=True)
+            write_text(json.dumps({"key": key, "done": False}), mark)
+            logger.info(f"{name} ...")
+            action()
+            write_text(json.dumps({"key": key, "done": True}), mark)
+        self.bar.update()
+        return key
+
+    def close(self) -> None:
+        """End the bar."""
+        self.bar.close()
+
+
+def run_bundle(
+    name: str,
+    config_files: Sequence[str],
+    values: Mapping[str, Any],
+    log: Path,
+    environment: Mapping[str, str] | None = None,
+) -> None:
+    """`python -m monai.bundle run` in a process of its own, which dies with this one.
+
+    Its lines go to the log file; those of the epochs are shown too.
+
+    Args:
+        name: for the message if it fails.
+        config_files: merged in order.
+        values: overrides.
+        log: file that the output is added to.
+        environment: variables on top of this process's.
+
+    Raises:
+        InputError: if it fails; one line with its last message and the log file.
+    """
+    words = [sys.executable, "-m", "monai.bundle", "run", "--config_file", repr(list(config_files))]
+    for key, value in values.items():
+        words += [f"--{key}", repr(value)]  # a literal, which fire does not take for anything else
+    log.parent.mkdir(parents=True, exist_ok=True)
+    last = ""
+    with (
+        log.open("a", encoding="utf-8") as file,
+        subprocess.Popen(
+            words,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            env={**os.environ, **(environment or {})},
+            preexec_fn=_die_with_parent,
+        ) as process,
+    ):
+        for line in process.stdout:
+            file.write(line)
+            file.flush()
+            last = line.strip() or last
+            if " - Epoch " in line:
+                logger.info(f"{name}: {line.split(' - ')[-1].strip()}")
+    if process.returncode:
+        reason = last.removeprefix("error: ")
+        raise InputError(f"{name} failed with exit code {process.returncode} ({reason}): see {log}")
+
+
+def _die_with_parent() -> None:
+    """Otherwise a training would go on after a `kill -9` of the rounds, and the next start would run beside it."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _read_mark(mark: Path) -> dict[str, Any]:
+    return json.loads(mark.read_text(encoding="utf-8")) if mark.is_file() else {}
