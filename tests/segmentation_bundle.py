@@ -100,6 +100,7 @@ def overrides(data_list, output: Path, **more):
         "threads": 1,
         "amp": False,  # see AutocastInferer for so small patches
         "progress": False,
+        "localise": False,  # nothing of a head in these scans
         **more,
     }
 

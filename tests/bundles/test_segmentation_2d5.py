@@ -114,7 +114,11 @@ def test_train_inference_and_evaluate_agree():
             step = {**step, "keys": "image"}
             step["mode"] = step["mode"][0] if "mode" in step else None
             on_images.append({key: value for key, value in step.items() if value is not None or key == "labels"})
-    assert on_images == configs["inference"]["preprocessing"]["transforms"]
+    at_inference = configs["inference"]["preprocessing"]["transforms"]
+    localiser = next(n for n, step in enumerate(at_inference) if "LocaliseEarsd" in str(step))
+    assert at_inference[localiser]["_disabled_"] == "$not @localise"
+    assert at_inference[localiser - 1] == "@normalisation"  # by the whole scan, as in training
+    assert on_images == at_inference[:localiser] + at_inference[localiser + 1 :]
     # evaluate.yaml is inference.yaml with labels to compare with.
     different = {"input", "data_list", "dataset", "dataset_dir", "run", "imports"}
     for name in configs["inference"].keys() - different:

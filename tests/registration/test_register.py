@@ -140,6 +140,14 @@ def test_blank_fixed_image_is_flagged(slab):
     assert found.failure == "the fixed image is blank"
 
 
+def test_search_alone_is_near_and_rigid_only(slab):
+    found = run(slab.values, slab.affine, backend="search")
+    assert slab.error(found.matrix) < 3  # mm
+    assert found.backend == "search"
+    with pytest.raises(ValueError, match="affine"):
+        run(slab.values, slab.affine, backend="search", kind="affine")
+
+
 @pytest.mark.parametrize("wrong", [{"kind": "bspline"}, {"metric": "ssd"}, {"backend": "ants"}])
 def test_unknown_settings_are_refused(slab, wrong):
     with pytest.raises(ValueError, match=next(iter(wrong.values()))):

@@ -16,6 +16,7 @@ JUDGE_SPACING = 4.0  # mm between the samples on which the result is judged
 # Poses to compare the result with: rotated by 8 degrees or shifted by 10 mm along each axis, both ways.
 NEIGHBOURS = np.diag([8.0, 8.0, 8.0, 10.0, 10.0, 10.0])[[*range(6), *range(6)]] * np.repeat([1, -1], 6)[:, None]
 KINDS, METRICS = ("rigid", "affine"), ("mi", "ncc")
+SEARCH = "search"  # no backend: the search's pose as it is
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Registration:
         matrix: scan world to fixed world (RAS mm), 4x4 nested lists; the identity after a failure.
         kind: "rigid" or "affine".
         metric: "mi" or "ncc", what was optimised.
-        backend: "elastix" or "itk".
+        backend: "elastix", "itk" or "search".
         information_before: mutual information with the fixed image in the header's pose, nats, on samples 4 mm apart.
         information_after: the same with the map found.
         information_around: the best at the poses that are 10 mm or 8 degrees away from it.
@@ -86,7 +87,8 @@ def register(
         kind: "rigid" (Li 2021) or "affine" (Han 2022).
         metric: "mi" for different contrasts, "ncc" for the same. (Han 2022's code takes ANTs' cross-correlation in
             neighbourhoods of radius 2 for the latter; elastix' and this one is over the whole mask.)
-        backend: "elastix" or "itk".
+        backend: "elastix" or "itk"; "search" refines nothing: good to some mm, rigid, in half the time and without
+            loading ITK.
         bins: histogram bins of "mi" (Han 2022: 128).
         seed: of the backend's random samples.
         limits: bounds of a plausible result.
@@ -97,12 +99,12 @@ def register(
     Raises:
         ValueError: unknown kind, metric or backend.
     """
-    from .backends import BACKENDS  # itk's registration classes take seconds to load; most imports do not need them
-
-    if kind not in KINDS or metric not in METRICS or backend not in BACKENDS:
-        raise ValueError(
-            f"kind {kind!r}, metric {metric!r}, backend {backend!r}: one of {KINDS}, {METRICS}, {tuple(BACKENDS)} each"
-        )
+    backends = _load_backends(backend)
+    if kind not in KINDS or metric not in METRICS or (backend != SEARCH and backend not in backends):
+        known = (KINDS, METRICS, (*backends, SEARCH))
+        raise ValueError(f"kind {kind!r}, metric {metric!r}, backend {backend!r}: one of each of {known}")
+    if backend == SEARCH and kind != "rigid":
+        raise ValueError(f"the search alone is rigid, not {kind!r}")
     target = _fixed_volume(fixed, fixed_affine, fixed_mask)
     scan = Volume(np.asarray(moving, dtype=np.float32), np.asarray(moving_affine, float)).shrink(MOVING_SPACING)
     labels = {"kind": kind, "metric": metric, "backend": backend}
@@ -113,14 +115,25 @@ def register(
     if target.mask is None or not target.mask.any():
         return Registration.unused(**labels, failure="the fixed image is blank")
     pose = search_pose(target, scan)
+    if backend == SEARCH:
+        return _judge(target, scan, np.linalg.inv(pose), labels, limits or Limits())
     copy = target.shrink(FIXED_SPACING)
     try:
         for stage in ("rigid",) if kind == "rigid" else KINDS:
             # Lay the scan on the fixed image as far as it is known, then let the backend find the rest.
-            pose = pose @ BACKENDS[backend](copy, scan.moved(np.linalg.inv(pose)), stage, metric, bins, seed)
+            pose = pose @ backends[backend](copy, scan.moved(np.linalg.inv(pose)), stage, metric, bins, seed)
     except RuntimeError as error:
         return Registration.unused(**labels, failure=f"{backend} gave up: {_last_line(error)}")
     return _judge(target, scan, np.linalg.inv(pose), labels, limits or Limits())
+
+
+def _load_backends(backend: str) -> dict:
+    """The functions that refine, by name; none for the search alone, because ITK takes seconds to load."""
+    if backend == SEARCH:
+        return {}
+    from .backends import BACKENDS
+
+    return BACKENDS
 
 
 def _fixed_volume(values: np.ndarray, affine: np.ndarray, mask: np.ndarray | None) -> Volume:

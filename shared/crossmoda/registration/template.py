@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import nibabel as nib
-import nilearn.datasets
 import numpy as np
 from scipy import ndimage
 
@@ -38,7 +38,8 @@ def mni152() -> Volume:
     skull or scalp that a whole-head scan could be matched to. The mask is therefore the brain and a margin of 6 mm:
     wide enough for the step from brain to CSF and bone, too narrow for scalp.
     """
-    path = Path(nilearn.datasets.__file__).parent / "data" / "mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
+    folder = Path(find_spec("nilearn").origin).parent / "datasets" / "data"  # importing nilearn itself takes seconds
+    path = folder / "mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
     image = nib.load(path)
     values = np.asanyarray(image.dataobj).astype(np.float32)
     brain = ndimage.binary_fill_holes(values > 0)
