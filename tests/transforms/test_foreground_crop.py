@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from monai.data import MetaTensor
+from monai.data import MetaTensor, list_data_collate
 from monai.transforms import ClassesToIndices
 
 from crossmoda.transforms import RandForegroundCropd
@@ -90,3 +90,10 @@ def test_same_seed_same_patch_and_small_volumes_are_refused():
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     with pytest.raises(ValueError, match="pad it first"):
         RandForegroundCropd(["image"], (11, 3, 2))(data)
+
+
+def test_cut_samples_make_a_batch():
+    # the classes' voxels differ in number from case to case, and lists of them can't be stacked
+    samples = [crop(0.5)(item(((5, 4, 3), 1))), crop(0.5)(item(((5, 4, 3), 1), ((6, 4, 3), 1)))]
+    assert all(set(sample) == {"image", "label"} for sample in samples)
+    assert list_data_collate(samples)["image"].shape == (2, 1, *SIZE)

@@ -77,7 +77,8 @@ class RandForegroundCropd(Randomizable, MapTransform):
         first = self.first_key(d)
         if first == ():
             return d
-        self.randomize(d[first].shape[1:], d[self.indices_key])
+        # The indices go: they differ in length from case to case, and batches of them can't be made.
+        self.randomize(d[first].shape[1:], d.pop(self.indices_key))
         for key in self.key_iterator(d):
             d[key] = self._cut(d[key])
         return d
