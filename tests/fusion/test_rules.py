@@ -92,6 +92,8 @@ def test_staple_is_a_plain_em():
     truth[4:12, 5:11, 2:6] = True
     masks = noisy(truth, (0.02, 0.05, 0.1, 0.3))
     np.testing.assert_allclose(staple_probability(masks), numpy_staple(masks), atol=2e-3)
+    as_read_from_files = np.stack([mask.T for mask in masks]).transpose(0, 3, 2, 1)
+    np.testing.assert_allclose(staple_probability(as_read_from_files), numpy_staple(masks), atol=2e-3)
 
 
 def test_staple_trusts_the_better_members():

@@ -1,5 +1,8 @@
 """Fusion of several members' results for one scan into one label map."""
 
+from crossmoda.fusion.choice import choose_members, read_choice, write_choice
+from crossmoda.fusion.fuse import fuse_members
+from crossmoda.fusion.members import CaseFiles, Member, as_members, classes_of, find_cases
 from crossmoda.fusion.rules import (
     RULES,
     ArrayMembers,
@@ -18,14 +21,23 @@ from crossmoda.fusion.rules import (
 __all__ = [
     "RULES",
     "ArrayMembers",
+    "CaseFiles",
     "CaseMembers",
     "Fused",
+    "Member",
     "Rule",
+    "as_members",
+    "choose_members",
+    "classes_of",
+    "find_cases",
+    "fuse_members",
     "get_rule",
     "majority",
     "mean",
     "mean_probability",
+    "read_choice",
     "staple",
     "staple_probability",
     "union",
+    "write_choice",
 ]

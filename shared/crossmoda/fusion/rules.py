@@ -133,7 +133,7 @@ def staple_probability(masks: np.ndarray) -> np.ndarray:
     staple_filter = itk.STAPLEImageFilter[image, image].New()
     staple_filter.SetForegroundValue(1)
     for index, mask in enumerate(masks):
-        staple_filter.SetInput(index, itk.image_from_array(mask.astype(np.float32)))
+        staple_filter.SetInput(index, itk.image_from_array(mask.astype(np.float32, order="C")))
     staple_filter.Update()
     return itk.array_from_image(staple_filter.GetOutput())
 
