@@ -87,6 +87,7 @@ def test_training_is_that_of_the_25d_network():
     own = ConfigParser.load_config_file(CONFIGS / "methods/li2021.yaml")
     flat = ConfigParser.load_config_file(FLAT / "train.yaml")
     names = {"plain_gamma": "random_gamma", "strong_blur": "blur", "weak_noise": "noise"}
+    names = {"affine_rotation": "rotation", "affine_scale": "scale", "plain_gamma_range": "gamma"} | names
     apart = {
         "patch_divisor",
         "network_def",
@@ -264,7 +265,16 @@ def test_trains_and_segments_at_the_phantoms_size(method, data_list, tmp_path):
     small = {"network_def::channels": [4, 4, 4, 4, 4], "iterations_per_epoch": 1}
     values = train_overrides(data_list, tmp_path, **small)
     del values["patch_size"], values["window_size"]
-    assert parsed("train", *method, "phantom").get_parsed_content("patch_size") == [64, 80, 32]
+    phantom, paper = parsed("train", *method, "phantom"), parsed("train", *method)
+    assert phantom.get_parsed_content("patch_size") == [64, 80, 32]
+    for name in ("affine", "elastic", "plain_gamma", "spatial_augmentation", "deterministic_transforms"):
+        assert phantom[name] == paper[name]
+    for name in (
+        "affine_rotation",
+        "affine_scale",
+        "plain_gamma_range",
+    ):  # unlike rotation, ...
+        assert phantom[name] == paper[name]
     execute(["train", *method, "phantom"], values)
     assert read_history(tmp_path / "history.csv")[0]["loss"] > 1  # Dice and weighted cross entropy
     values = overrides(data_list, tmp_path, **small)
