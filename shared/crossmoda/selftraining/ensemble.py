@@ -87,6 +87,10 @@ def read_ensemble(path: str | Path) -> tuple[dict[str, Any], list[tuple[Network,
     return content, networks
 
 
+def _beside(path: Path, checkpoint: str) -> Path:
+    return Path(os.path.normpath(path.parent / checkpoint))
+
+
 def predict_ensemble(
     ensemble: str | Path,
     output_dir: str | Path,

@@ -16,7 +16,7 @@ STUDENT = "student"
 Options = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Member:
     """One kind of network of the ensemble: a segmentation bundle with its overlays.
 

@@ -36,6 +36,22 @@ def file_digest(path: str | Path) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
 
 
+def files_digest(paths: Sequence[str | Path]) -> list[list[str]]:
+    """Names and keys of files."""
+    return [[Path(path).name, file_digest(path)] for path in paths]
+
+
+def describe(value: Any) -> Any:
+    """Plain values that say how objects are set: their classes' names and their attributes."""
+    if isinstance(value, Mapping):
+        return {str(key): describe(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set)):
+        return [describe(item) for item in value]
+    if hasattr(value, "__dict__"):
+        return {type(value).__name__: describe(vars(value))}
+    return value
+
+
 class Steps:
     """Runs steps that leave a mark when they are done, and passes over those whose mark is there.
 
