@@ -12,7 +12,7 @@ from monai.bundle import ConfigParser
 from segmentation_bundle import bundle_config, overrides, run_in_process, write_case, write_dataset
 
 from crossmoda.data import read_probabilities
-from crossmoda.networks import UNet2d5
+from crossmoda.networks import ResUNet2d5, UNet2d5
 
 
 @pytest.fixture(scope="module")
@@ -141,3 +141,33 @@ def test_postprocessing_rules_by_name_and_by_file(tmp_path, capsys):
     with pytest.raises(SystemExit):
         cleaned(["smooth"])
     assert "no post-processing rule 'smooth'" in capsys.readouterr().err
+
+
+SMALL_CHEN = {
+    "network_def::channels": [4, 8, 8, 8],
+    "blocks": 1,
+    "patch_size": [48, 48, 8],
+    "window_size": [48, 48, 8],
+}
+
+
+@pytest.mark.parametrize("classes", [3, 4])
+def test_chen_2023_votes_over_flips(classes, data_list, tmp_path):
+    torch.manual_seed(0)
+    network = ResUNet2d5(out_channels=classes, channels=(4, 8, 8, 8), blocks=1)
+    (tmp_path / "model").mkdir()
+    torch.save(network.state_dict(), tmp_path / "model" / "model.pt")
+    overlays = ["methods/chen2023", "methods/three_class"][: classes - 2]
+    values = overrides(data_list, tmp_path, **SMALL_CHEN, save_probabilities=True)
+    for name, vote in (("vote", True), ("plain", False)):
+        output = {"output_dir": str(tmp_path / name), "flip_vote": vote}
+        run_in_process(["inference", *overlays], values | output)
+    reports = {name: report_of(tmp_path / name) for name in ("vote", "plain")}
+    assert (reports["vote"]["members"], reports["plain"]["members"]) == (8, 1)
+    assert reports["vote"]["agreement"].keys() == reports["vote"]["volumes_ml"].keys()
+    assert ("intra" in reports["vote"]["volumes_ml"]) == (classes == 4)
+    probabilities = read_probabilities(tmp_path / "vote" / "case_10_prob.nii.gz")[0]
+    assert len(probabilities) == classes
+    labels = np.asarray(nib.load(tmp_path / "vote" / "case_10_seg.nii.gz").dataobj)
+    sure = probabilities.max(axis=0) > 0.6  # elsewhere the border runs between the network's voxels
+    np.testing.assert_array_equal(labels[sure], probabilities.argmax(axis=0)[sure])

@@ -7,6 +7,7 @@ from crossmoda.engines.checkpoint import ResumableRun, SaveBest, save_atomically
 from crossmoda.engines.discriminator_watch import DiscriminatorWatch
 from crossmoda.engines.ensemble import EnsembleInferer, load_members, load_members_or_exit
 from crossmoda.engines.epoch_line import EpochLine
+from crossmoda.engines.flip_vote import FlipVoteInferer
 from crossmoda.engines.gradient_clipping import GradientClipping
 from crossmoda.engines.history import HistoryCsv, read_history
 from crossmoda.engines.image_pool import ImagePool
@@ -37,6 +38,7 @@ __all__ = [
     "DiscriminatorWatch",
     "EnsembleInferer",
     "EpochLine",
+    "FlipVoteInferer",
     "GradientClipping",
     "HistoryCsv",
     "ImagePool",

@@ -42,7 +42,7 @@ class MirrorInferer(Inferer):
         Returns:
             The mean output.
         """
-        mirrors = [c for n in range(len(self.axes) + 1) for c in combinations([axis + 2 for axis in self.axes], n)]
+        mirrors = mirror_dims(self.axes)
         total, self.member_labels = 0, []
         for dims in mirrors:
             logits = torch.flip(self.inferer(torch.flip(inputs, dims), network, *args, **kwargs), dims)
@@ -50,3 +50,8 @@ class MirrorInferer(Inferer):
                 self.member_labels.append(hard_labels(logits))
             total = total + logits
         return total / len(mirrors)
+
+
+def mirror_dims(axes: Sequence[int]) -> list[tuple[int, ...]]:
+    """Dimensions of (B, C, ...) to flip for each combination of spatial axes, none first: 2^n for n axes."""
+    return [dims for n in range(len(axes) + 1) for dims in combinations([axis + 2 for axis in axes], n)]

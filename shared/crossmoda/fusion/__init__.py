@@ -1,6 +1,7 @@
 """Fusion of several members' results for one scan into one label map."""
 
 from crossmoda.fusion.choice import choose_members, read_choice, write_choice
+from crossmoda.fusion.flip_vote import FlipVote
 from crossmoda.fusion.fuse import fuse_members
 from crossmoda.fusion.members import CaseFiles, Member, as_members, classes_of, find_cases
 from crossmoda.fusion.rules import (
@@ -23,6 +24,7 @@ __all__ = [
     "ArrayMembers",
     "CaseFiles",
     "CaseMembers",
+    "FlipVote",
     "Fused",
     "Member",
     "Rule",
