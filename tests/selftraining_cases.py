@@ -21,9 +21,11 @@ def one_hot(labels: np.ndarray, probability: float = 1.0, classes: int = 3) -> n
 def evidence(labels: np.ndarray, image: np.ndarray | None = None, **kwargs) -> CaseEvidence:
     """Evidence of a sure prediction on a grid of 1 mm, or of `affine`."""
     probabilities = kwargs.pop("probabilities", None)
+    if probabilities is None:
+        probabilities = one_hot(labels, classes=kwargs.get("classes", TWO).cochlea + 1)
     return CaseEvidence(
         case=kwargs.pop("case", "case"),
-        probabilities=one_hot(labels) if probabilities is None else probabilities,
+        probabilities=probabilities,
         image=np.zeros(labels.shape, np.float32) if image is None else image,
         affine=kwargs.pop("affine", np.eye(4)),
         **kwargs,
