@@ -17,7 +17,9 @@ from crossmoda.engines import read_history
 from crossmoda.metrics import read_metrics
 
 THREE = "methods/three_class"
-FLAT = "segmentation-2.5d"
+FLAT, VOLUME = "segmentation-2.5d", "segmentation-3d"
+NNUNET = {"network_def::channels": None, "iterations_per_epoch": 1, "mirror_axes": []}
+# Overlays of a method and what makes it tiny; None takes an override of the 2.5D network's back.
 METHODS = {
     (FLAT, "default"): ([], {"network_def::channels": [4, 4, 4, 4, 4]}),
     (FLAT, "vs_seg"): (
@@ -25,6 +27,24 @@ METHODS = {
         {"patch_size": [32, 32, 16], "window_size": [32, 32, 16], "network_def::channels": [4, 4, 4, 4, 4, 4]},
     ),
     (FLAT, "chen2023"): (["methods/chen2023"], {"network_def::channels": [4, 4, 4, 4]}),
+    (VOLUME, "default"): (
+        [],
+        NNUNET | {"patch_size": [32, 32, 16], "window_size": [32, 32, 16], "network_def::filters": [4] * 6},
+    ),
+    (VOLUME, "nnunet_2d"): (
+        ["methods/nnunet_2d"],
+        NNUNET
+        | {"patch_size": [128, 64, 1], "window_size": [128, 64, 1], "network_def::filters": [4] * 7, "batch_size": 2},
+    ),
+    (VOLUME, "li2021"): (
+        ["methods/li2021", "methods/li2021_attention"],
+        {
+            "iterations_per_epoch": 1,
+            "patch_size": [32, 32, 16],
+            "window_size": [32, 32, 16],
+            "network_def::channels": [4, 4, 4, 4, 4],
+        },
+    ),
 }
 EACH = pytest.mark.parametrize("method", METHODS, ids="/".join)
 COLUMNS = {"val_dice_extra", "val_dice_intra", "val_dice_VS", "val_dice_cochlea"}
@@ -32,6 +52,12 @@ COLUMNS = {"val_dice_extra", "val_dice_intra", "val_dice_VS", "val_dice_cochlea"
 
 def config(bundle, name):
     return str(ROOT / "bundles" / bundle / "configs" / f"{name}.yaml")
+
+
+def tiny(method, values=()):
+    """Overrides for a method's network, on top of `values`."""
+    merged = dict(values) | METHODS[method][1]
+    return {key: value for key, value in merged.items() if value is not None}
 
 
 def files(method, first, *more):
@@ -47,7 +73,7 @@ def parsed(config_files, **values):
 
 
 def train(method, data_list, output, *more, **values):
-    values = train_overrides(data_list, output, **METHODS[method][1], **values)
+    values = tiny(method, train_overrides(data_list, output)) | values
     run(config_file=files(method, "train", *more), logging_file=False, **values)
     return read_history(output / "history.csv")[-1]
 
@@ -73,13 +99,13 @@ def trained(request, data_list, tmp_path_factory):
 
 def test_predictions_and_metrics_have_three_classes(trained, data_list, two_classes, tmp_path):
     method, output = trained
-    values = overrides(data_list, output, **METHODS[method][1])
+    values = tiny(method, overrides(data_list, output))
     run(config_file=files(method, "evaluate", THREE), logging_file=False, **values | {"output_dir": str(tmp_path)})
     assert {"dice_VS", "dice_extra", "dice_intra", "dice_cochlea", "assd_boundary"} <= read_metrics(
         tmp_path / "metrics.csv"
     )[0].keys()
     assert set(np.unique(nib.load(tmp_path / "case_10_seg.nii.gz").dataobj)) <= {0, 1, 2, 3}
-    network = parsed(files(method, "inference", THREE), **METHODS[method][1]).get_parsed_content("network_def")
+    network = parsed(files(method, "inference", THREE), **tiny(method)).get_parsed_content("network_def")
     network.load_state_dict(load(output / "model" / "model.pt"))
     # A truth of two classes has VS and cochlea alone.
     values |= {"data_list": str(two_classes), "output_dir": str(tmp_path / "two")}
@@ -99,11 +125,11 @@ def test_exports_with_four_channels(trained, tmp_path):
         meta_file=str(meta),
         config_file=files(method, "inference", THREE),
         bundle_root=str(ROOT / "bundles" / method[0]),
-        **METHODS[method][1],
+        **tiny(method),
     )
-    net = parsed(files(method, "inference", THREE), **METHODS[method][1]).get_parsed_content("network_def").eval()
+    net = parsed(files(method, "inference", THREE), **tiny(method)).get_parsed_content("network_def").eval()
     net.load_state_dict(load(output / "model" / "model.pt"))
-    x = torch.rand(1, 1, *METHODS[method][1].get("patch_size", [32, 32, 8]))
+    x = torch.rand(1, 1, 64, 64, 16)
     with torch.no_grad():
         assert torch.allclose(torch.jit.load(exported)(x), net(x), atol=1e-5)
         assert net(x).shape == (1, 4, *x.shape[2:])
@@ -144,11 +170,17 @@ def test_metadata_differs_in_the_classes_alone(bundle):
     assert own == common
 
 
-@EACH
-@pytest.mark.parametrize("more", [[THREE, "phantom"], ["phantom", THREE]], ids=["phantom last", "three_class last"])
+ORDERS = [(method, [THREE, "phantom"]) for method in METHODS] + [((FLAT, "default"), ["phantom", THREE])]
+
+
+@pytest.mark.parametrize(("method", "more"), ORDERS, ids=str)
 def test_trains_and_segments_at_the_phantoms_size(method, more, data_list, tmp_path):
-    assert train(method, data_list, tmp_path, *more).keys() >= COLUMNS
-    values = overrides(data_list, tmp_path, **METHODS[method][1])
+    values = tiny(method, train_overrides(data_list, tmp_path))
+    values.pop("network_def::filters", None)  # phantom.yaml has fewer stages
+    run(config_file=files(method, "train", *more), logging_file=False, **values)
+    assert read_history(tmp_path / "history.csv")[0].keys() >= COLUMNS
+    values = tiny(method, overrides(data_list, tmp_path))
+    values.pop("network_def::filters", None)
     run(config_file=files(method, "inference", *more), logging_file=False, **values)
     assert (tmp_path / "case_10_seg.nii.gz").is_file()
 
@@ -158,7 +190,7 @@ def test_the_same_list_serves_for_two_classes(method, data_list, tmp_path):
     row = train(method, data_list, tmp_path)
     assert {"val_dice_VS", "val_dice_cochlea"} <= row.keys()
     assert "val_dice_extra" not in row
-    network = parsed(files(method, "inference"), **METHODS[method][1]).get_parsed_content("network_def")
+    network = parsed(files(method, "inference"), **tiny(method)).get_parsed_content("network_def")
     network.load_state_dict(load(tmp_path / "model" / "model.pt"))
     values = {"data_list": str(data_list), "progress": False, "spacing": [0.8, 0.8, 1.7], "roi_size": [-1, -1, -1]}
     for more, classes in (([], {0, 1, 2}), ([THREE], {0, 1, 2, 3})):
@@ -178,12 +210,16 @@ def test_a_list_of_two_classes_is_refused_in_one_line(method, two_classes, tmp_p
     assert not (tmp_path / "out").exists()
 
 
-def test_numbers_for_three_and_for_two_classes():
-    """As many weights as classes, whatever comes last; Chen 2023's weights."""
-    names = ("class_weights", "patch_classes")
+@pytest.mark.parametrize("method", [(FLAT, "default"), (VOLUME, "li2021")], ids="/".join)
+def test_as_many_weights_as_classes(method):
+    """Whatever comes last."""
     for more, count in (([], 3), (["phantom"], 3), ([THREE], 4), ([THREE, "phantom"], 4), (["phantom", THREE], 4)):
-        value = parsed(files((FLAT, "default"), "train", *more)).get_parsed_content
-        assert [len(value(name)) for name in names] == [count, count]
+        value = parsed(files(method, "train", *more)).get_parsed_content
+        assert len(value("class_weights")) == value("num_classes") == count
+        assert len(value("patch_classes")) == count
+
+
+def test_weights_of_chen_2023():
     value = parsed(files((FLAT, "chen2023"), "train", THREE)).get_parsed_content
     assert value("loss").class_weights.tolist() == [1, 5, 15, 5]
     assert value("loss").hard_labels == value("VS_intensity").labels == (1, 2)
