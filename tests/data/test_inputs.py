@@ -31,7 +31,14 @@ def test_one_file(tmp_path):
 
 
 def test_folder_passes_over_labels_and_results(tmp_path):
-    for name in ("b_hrT2.nii.gz", "a_hrT2.nii", "a_Label.nii.gz", "b_seg.nii.gz", ".0.tmp.c_hrT2.nii.gz"):
+    for name in (
+        "b_hrT2.nii.gz",
+        "a_hrT2.nii",
+        "a_Label.nii.gz",
+        "b_seg.nii.gz",
+        "b_prob.nii.gz",
+        ".0.tmp.c_hrT2.nii.gz",
+    ):
         volume(tmp_path / name)
     assert [item["case"] for item in input_items(tmp_path)] == ["a", "b"]
 

@@ -139,6 +139,19 @@ def test_three_classes(tmp_path):
     assert report["volumes_ml"]["VS"] == pytest.approx(report["volumes_ml"]["extra"] + report["volumes_ml"]["intra"])
 
 
+def test_what_members_found_unlike_the_training_data_is_kept(members):
+    tmp_path, _ = members
+    for name, far in (("a", None), ("b", {"noise": 6.0}), ("c", {})):
+        (tmp_path / name / "c0_seg.json").write_text(json.dumps({"unlike_training": far}))
+    (tmp_path / "a" / "c1_seg.json").write_text("no JSON")
+    fuse_members(folders(tmp_path), "mean", tmp_path / "out", progress=False)
+    first, second = (json.loads((tmp_path / "out" / f"c{case}_seg.json").read_text()) for case in (0, 1))
+    assert first["unlike_training"] == {"noise": 6.0}
+    assert "unlike_training" in first["flags"]
+    assert second["unlike_training"] is None
+    assert "unlike_training" not in second["flags"]
+
+
 def test_members_must_fit_together(members):
     tmp_path, _ = members
 

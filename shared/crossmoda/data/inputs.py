@@ -13,7 +13,7 @@ from crossmoda.errors import InputError, exit_on_input_error
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 MODALITY_SUFFIXES = ("_ceT1", "_hrT2", "_T2")  # 2023 calls hrT2 plainly T2
-NOT_A_SCAN = ("_Label", "_GIFoutput", "_seg")
+NOT_A_SCAN = ("_Label", "_GIFoutput", "_seg", "_prob")
 SITES = ("ldn", "etz", "ukm")
 
 

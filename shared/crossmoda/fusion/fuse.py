@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 from tqdm import tqdm
@@ -63,6 +65,7 @@ def fuse_members(
         report = case_report(
             case, labels, grid.affine, (classes.tumour, classes.cochlea), fused.probabilities, list(files.labels())
         )
+        report = _with_likeness(report, chosen)
         names = [member.name for member in chosen]
         write_report({**report, "fusion": rule, "fused": names, "postprocessing_rules": rules}, output_dir)
     if items and all(item.get("label") for item in items):
@@ -77,3 +80,18 @@ def _resolve(members: list[Member], rule: str) -> tuple[list[Member], str]:
         return members, rule
     choice = read_choice(rule, [member.name for member in members])
     return [member for member in members if member.name in choice["members"]], choice["rule"]
+
+
+def _with_likeness(report: dict[str, Any], members: Sequence[Member]) -> dict[str, Any]:
+    """Take over in what the scan is unlike the training data: the members saw it, the fusion did not."""
+    known, far = False, {}
+    for member in members:
+        path = member.folder / f"{report['case']}_seg.json"
+        try:
+            features = json.loads(path.read_text(encoding="utf-8"))["unlike_training"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        if isinstance(features, dict):
+            known, far = True, {**far, **features}
+    flags = [*report["flags"], "unlike_training"] if far else report["flags"]
+    return {**report, "flags": flags, "unlike_training": far if known else None}
