@@ -151,7 +151,7 @@ def _write(
 ) -> None:
     classes: Classes = content["classes"]
     fused = fuse(item["case"], folders, content["fusion"], classes.cochlea + 1)
-    affine, header = read_header(item["image"]).affine, open_nifti(item["image"]).header
+    affine, header = read_header(item["image"]).affine, open_nifti(Path(item["image"])).header
     labels = apply_rules(fused.labels, affine, rules, classes)
     save_nifti(labels, affine, output_dir / f"{item['case']}_seg.nii.gz", header=header)
     if probabilities and fused.probabilities is not None:

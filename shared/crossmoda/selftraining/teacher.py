@@ -163,7 +163,7 @@ def write_pseudo_labels(
     """
     for item, case in zip(items, evidence, strict=True):
         label = table[make_pseudo_label(case, *rules)]
-        header = open_nifti(item["image"]).header
+        header = open_nifti(Path(item["image"])).header
         save_nifti(label, case.affine, folder / f"{item['case']}_Label.nii.gz", header=header)
 
 
