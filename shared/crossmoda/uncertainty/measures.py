@@ -44,7 +44,7 @@ def predictive_entropy(probabilities: np.ndarray, labels: np.ndarray) -> float |
     if not foreground.any():
         return None
     box = tuple(
-        slice(max(0, side.start - 1), side.stop + 1) for side in ndimage.find_objects(foreground.astype(int))[0]
+        slice(max(0, side.start - 1), side.stop + 1) for side in ndimage.find_objects(foreground.astype(np.uint8))[0]
     )
     region = ndimage.binary_dilation(foreground[box], np.ones((3, 3, 3)))
     p = probabilities[(slice(None), *box)][:, region].astype(np.float64)

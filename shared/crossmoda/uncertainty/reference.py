@@ -13,7 +13,7 @@ from crossmoda.data import write_text
 from crossmoda.errors import InputError, exit_on_input_error
 
 QUANTILES = (1, 25, 50, 75, 99)  # percent
-MAX_SAMPLES = 1_000_000  # voxels that the quantiles are taken of
+MAX_SAMPLES = 1_000_000  # voxels that the quantiles and the noise are taken of
 MIN_CASES = 5  # fewer say nothing of a spread
 SPREAD_FLOOR = 0.05  # of the median: sites share protocols, so that many features do not spread at all
 VOLUME_FLOOR_ML = 0.01  # about ten voxels; empty predictions have a logarithm too
@@ -39,11 +39,10 @@ def scan_features(image: np.ndarray, spacing: Sequence[float], shape: Sequence[i
         features[f"extent_{axis}_mm"] = float(edge) * int(size)
     inside = image > image.min()
     values = image[inside] if inside.any() else image.ravel()
-    values = values[:: max(1, values.size // MAX_SAMPLES)]
-    for percent, value in zip(QUANTILES, np.percentile(values, QUANTILES), strict=True):
+    for percent, value in zip(QUANTILES, np.percentile(_sample(values), QUANTILES), strict=True):
         features[f"intensity_p{percent:02d}"] = float(value)
     second = image[2:] - 2 * image[1:-1] + image[:-2]
-    within = second[inside[2:] & inside[1:-1] & inside[:-2]]
+    within = _sample(second[inside[2:] & inside[1:-1] & inside[:-2]])
     features["noise"] = float(1.4826 * np.median(np.abs(within)) / np.sqrt(6)) if within.size else 0.0
     return features
 
@@ -142,6 +141,11 @@ def write_reference(reports_dir: str | Path, cases: Sequence[str], path: str | P
     reference = summarise_features(features)
     write_text(json.dumps(reference, indent=1) + "\n", path)
     return reference
+
+
+def _sample(values: np.ndarray) -> np.ndarray:
+    """At most about `MAX_SAMPLES` values, evenly spread."""
+    return values[:: max(1, values.size // MAX_SAMPLES)]
 
 
 def _scaled(name: str, value: float) -> float:
