@@ -215,6 +215,13 @@ def test_holes():
     assert np.array_equal(found > 0, ndimage.binary_fill_holes(labels == 1) | (labels == 2))
 
 
+def test_holes_open_at_the_volumes_end():
+    labels = np.zeros((6, 6, 6), np.uint8)
+    labels[:4, 1:5, 1:5] = 1
+    labels[0:2, 2:4, 2:4] = 0
+    assert np.array_equal(FillHoles()(labels, evidence(labels)), labels)
+
+
 def test_one_after_the_other():
     labels, image = head()
     labels[25:28, 10:12, 4:6] = 1

@@ -196,7 +196,7 @@ class TestContrast:
     def test_limit_is_the_modified_z_score(self):
         values = [0.80, 0.82, 0.84, 0.86, 0.90, 0.70, 0.50]
         others = {"heterogeneity_VS": [0.2] * 7, "brightness_VS": [-0.5] * 7}
-        verdict = Contrast(least_spread=0.01).judge(_cases(contrast_cochlea=values, **others))
+        verdict = Contrast(least_spread={}).judge(_cases(contrast_cochlea=values, **others))
         median = np.median(values)
         mad = np.median(np.abs(np.array(values) - median))
         rejected = {str(n) for n, value in enumerate(values) if 0.6745 * (median - value) / mad > 3.5}
@@ -212,7 +212,7 @@ class TestContrast:
         values = [0.9, 0.9, 0.9, 0.9, 0.9, 0.89]
         cases = _cases(contrast_cochlea=values, heterogeneity_VS=[0.2] * 6, brightness_VS=[-0.5] * 6)
         assert len(_kept(Contrast().judge(cases))) == 6
-        assert len(_kept(Contrast(least_spread=1e-6).judge(cases))) == 5
+        assert len(_kept(Contrast(least_spread={"contrast_cochlea": 1e-6}).judge(cases))) == 5
 
     def test_worst_holds_where_most_are_wrong(self):
         verdict = Contrast().judge(

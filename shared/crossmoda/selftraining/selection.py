@@ -15,6 +15,9 @@ from crossmoda.selftraining.scores import CaseScores
 # Makes the median absolute deviation an estimate of the standard deviation of a normal distribution.
 MAD_TO_SD = 1.4826
 
+# phantom: what right labels have, at least; a tumour's brightness differs most.
+LEAST_SPREAD = {"contrast_cochlea": 0.075, "heterogeneity_VS": 0.075, "brightness_VS": 0.2}
+
 # The way in which a number of `measure_contrast` is worse.
 _WORSE = {"contrast_cochlea": "low", "heterogeneity_VS": "high", "brightness_VS": "high"}
 
@@ -195,8 +198,8 @@ class Contrast(SelectionRule):
 
     Args:
         limit: Iglewicz and Hoaglin: 3.5.
-        least_spread: least robust standard deviation; without it a cohort of nearly equal numbers would reject its
-            harmless members.
+        least_spread: score to its least robust standard deviation; without it a cohort of nearly equal numbers, or a
+            small one, would reject harmless members. None takes `LEAST_SPREAD`.
         worst: score to its worst value that is kept, with the cochlea no brighter than what is around it, and a tumour
             as mixed as what is around it, by default.
         least_cases: sites of fewer cases are judged among all cases, and with fewer cases in all only `worst` counts.
@@ -205,12 +208,12 @@ class Contrast(SelectionRule):
     def __init__(
         self,
         limit: float = 3.5,
-        least_spread: float = 0.075,
+        least_spread: Mapping[str, float] | None = None,
         worst: Mapping[str, float] | None = None,
         least_cases: int = 5,
     ) -> None:
         self.limit = limit
-        self.least_spread = least_spread
+        self.least_spread = dict(LEAST_SPREAD) if least_spread is None else dict(least_spread)
         self.worst = {"contrast_cochlea": 0.0, "heterogeneity_VS": 1.0} if worst is None else dict(worst)
         self.least_cases = least_cases
 
@@ -235,7 +238,7 @@ class Contrast(SelectionRule):
         known = np.array([value for value in values if value is not None], dtype=float)
         if known.size >= self.least_cases:
             median = np.median(known)
-            spread = max(MAD_TO_SD * float(np.median(np.abs(known - median))), self.least_spread)
+            spread = max(MAD_TO_SD * float(np.median(np.abs(known - median))), self.least_spread.get(name, 0.0))
             bounds.append(sign * float(median) + self.limit * spread)
         return sign * min(bounds, default=float("inf"))
 
