@@ -72,6 +72,21 @@ def test_ignored_voxels_are_allowed_in_pseudo_labels_alone(combined, tmp_path):
         load_student_items(path, progress=False)
 
 
+def test_pseudo_labels_may_be_empty_but_not_missing(combined, tmp_path):
+    content = {"source_training": read_sections(combined)["source_training"]}
+    last = content["source_training"][-1]
+    image = nib.load(last["label"])
+    save_nifti(np.zeros(image.shape, np.uint8), image.affine, tmp_path / "empty.nii.gz")
+    path = tmp_path / "list.json"
+    last["label"] = str(tmp_path / "empty.nii.gz")
+    path.write_text(json.dumps(content))
+    assert len(load_student_items(path, progress=False)) == 6
+    del last["label"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputError, match="has no label"):
+        load_student_items(path, progress=False)
+
+
 @pytest.mark.parametrize("fold", [None, 0, 1])
 def test_students_are_judged_on_translated_cases_only(combined, fold):
     items = load_student_items(combined, progress=False)

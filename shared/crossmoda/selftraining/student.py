@@ -17,7 +17,7 @@ from torch.utils.data import Sampler
 from crossmoda.data import find_faults, label_map, read_sections, split_cases
 from crossmoda.data.datalist import CORE_KEYS
 from crossmoda.data.validation import raise_first
-from crossmoda.errors import exit_on_input_error
+from crossmoda.errors import InputError, exit_on_input_error
 from crossmoda.labels import IGNORE
 
 Item = dict[str, Any]
@@ -46,7 +46,11 @@ def load_student_items(path: str | Path, section: str = "source_training", progr
     classes = tuple(label_map(path))
     translated, real = ([item for item in items if item["pseudo"] == kind] for kind in (False, True))
     raise_first(find_faults(translated, True, allowed_labels=classes, progress=progress))
-    raise_first(find_faults(real, True, allowed_labels=(*classes, IGNORE), progress=progress))
+    # Not required, for then one without foreground is a fault: a teacher may find nothing, and selection may keep it.
+    raise_first(find_faults(real, allowed_labels=(*classes, IGNORE), progress=progress))
+    unlabelled = [item["image"] for item in real if not item.get("label")]
+    if unlabelled:
+        raise InputError(f"{unlabelled[0]} is marked as pseudo-labelled, but has no label: make {path} again")
     return items
 
 
