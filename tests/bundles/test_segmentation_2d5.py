@@ -190,6 +190,15 @@ def test_each_overlay_trains(overlays, data_list, tmp_path):
     assert (tmp_path / "model" / "model.pt").is_file()
 
 
+def test_folds_hold_out_each_case_once(data_list, tmp_path):
+    held_out = []
+    for fold in range(4):
+        values = train_overrides(data_list, tmp_path, fold=fold, num_folds=4)
+        workflow = ConfigWorkflow([bundle_config("train")], logging_file=False, **values)
+        held_out += [item["case"] for item in workflow.parser.get_parsed_content("split")[1]]
+    assert sorted(held_out) == [f"case_{n}" for n in range(4)]
+
+
 def test_mixed_precision_trains(data_list, tmp_path):
     values = {"amp": True, "patch_size": [48, 48, 8], "window_size": [48, 48, 8], "max_epochs": 2}
     run_in_process(["train"], train_overrides(data_list, tmp_path, **values))
