@@ -159,6 +159,7 @@ def write_tasks(arguments: argparse.Namespace, folder: Path) -> tuple[dict[str, 
     train_config |= {"max_epochs": arguments.epochs, "iterations_per_epoch": arguments.iterations}
     train_config["val_interval"] = arguments.epochs
     inference_config = shared | {"section": "target_validation", "output_dir": str(folder / "ours_predictions")}
+    inference_config["localise"] = False  # nnU-Net's windows cover the whole scan, so ours do too
     for name, config in (("train", train_config), ("inference", inference_config)):
         write_text(json.dumps(config), folder / f"{name}.json")
     task = {"folder": str(folder), "plan": nnunet_plan(plan), "plan_file": str(folder / "plan.yaml"), "overlap": 0.5}
