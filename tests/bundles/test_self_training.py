@@ -237,6 +237,8 @@ def test_given_teacher_is_not_trained(lists, tmp_path, request):
     out = self_train(tmp_path, lists, "li2021", rounds=0, teachers=paths)
     assert all("prediction" in name for name, _, _ in request.node.started)
     assert len(read_json(out / "ensemble.json")["networks"]) == 2
+    for name, (path,) in paths.items():  # the results stand alone
+        assert same_weights(load(out / f"round_0/networks/{name}/model/model.pt"), load(path))
 
 
 LI = ("unet2d5_gamma20", "unet2d5_gamma15")

@@ -10,7 +10,7 @@ import pytest
 
 from crossmoda.errors import InputError
 from crossmoda.selftraining import AtLeast
-from crossmoda.selftraining.steps import Steps, describe, digest, run_bundle
+from crossmoda.selftraining.steps import Steps, _reason, describe, digest, run_bundle
 
 
 def test_a_step_is_done_once(tmp_path):
@@ -73,3 +73,18 @@ def test_failure_is_one_line_with_the_log(tmp_path, caplog):
     text = str(raised.value)
     assert "\n" not in text
     assert text == f"round 1, training failed with exit code 2 (the scan is broken): see {tmp_path / 'step.log'}"
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("error: a.pt is missing", "a.pt is missing"),
+        ("crossmoda.errors.InputError: a.pt is missing", "InputError: a.pt is missing"),
+        ("ValueError: no", "ValueError: no"),
+        ("RuntimeError: Failed to evaluate ConfigExpression:", None),
+        ("Traceback (most recent call last):", None),
+        ("2026-01-01 - ERROR - Current run is terminating", None),
+    ],
+)
+def test_reasons_of_failures(line, reason):
+    assert _reason(line) == reason

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from crossmoda.data import read_sections, write_text
+from crossmoda.data import read_sections, replacing, write_text
 from crossmoda.errors import InputError, exit_on_input_error
 from crossmoda.postprocessing import Classes
 from crossmoda.selftraining import teacher
@@ -191,8 +192,7 @@ class Rounds:
         """Train a network, or take the teacher that is given."""
         given = self.teachers.get(network.member.name)
         if not current.number and given:
-            current.checkpoints[network] = self._given(network, given)
-            current.keys[network] = file_digest(current.checkpoints[network])
+            self._take(current, network, self._given(network, given))
             return
         name = f"round {current.number}, training of {network.name}"
         folder = current.folder / "networks" / network.name
@@ -210,6 +210,19 @@ class Rounds:
 
         current.keys[network] = self.steps.run(name, folder, settings, train)
         current.checkpoints[network] = folder / "model" / "model.pt"
+
+    def _take(self, current: Round, network: Network, given: Path) -> None:
+        """Copy a given teacher's weights, so that the results do not depend on files elsewhere."""
+        folder = current.folder / "networks" / network.name
+        checkpoint = folder / "model" / "model.pt"
+
+        def copy() -> None:
+            with replacing(checkpoint) as temporary:
+                shutil.copyfile(given, temporary)
+
+        name = f"round 0, weights of {network.name}"
+        current.keys[network] = self.steps.run(name, folder, ["given", file_digest(given)], copy)
+        current.checkpoints[network] = checkpoint
 
     def _given(self, network: Network, paths: Sequence[str]) -> Path:
         paths = [paths] if isinstance(paths, str) else list(paths)
@@ -267,7 +280,7 @@ class Rounds:
 
     def _source_dice(self, current: Round, network: Network) -> float | None:
         folder = current.folder / "networks" / network.name
-        return best_validation_dice(folder) if folder.is_dir() else None
+        return best_validation_dice(folder) if (folder / "history.csv").is_file() else None
 
     def _predict(self, current: Round, network: Network, view: int) -> None:
         """Probabilities of the target scans by one network."""

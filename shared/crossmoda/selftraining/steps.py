@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -146,12 +147,20 @@ def run_bundle(
         for line in process.stdout:
             file.write(line)
             file.flush()
-            last = line.strip() or last
+            last = _reason(line) or last
             if " - Epoch " in line:
                 logger.info(f"{name}: {line.split(' - ')[-1].strip()}")
     if process.returncode:
         reason = last.removeprefix("error: ")
         raise InputError(f"{name} failed with exit code {process.returncode} ({reason}): see {log}")
+
+
+def _reason(line: str) -> str | None:
+    """The message of a line that says why a process failed; MONAI wraps every error in one that says only where."""
+    found = re.match(r"error: (.*)|(?:[\w.]+\.)?(\w*(?:Error|Exception|Interrupt)\b.*)", line.strip())
+    if found is None or "Failed to evaluate" in line or "Failed to instantiate" in line:
+        return None
+    return found[1] or found[2]
 
 
 def _die_with_parent() -> None:
