@@ -25,6 +25,7 @@ SIZES = {
 TRAINING = {"max_epochs": 1, "num_workers": 0, "val_interval": 1, "batch_size": 1}
 NETWORKS = {
     "unet2d5": {"network_def::channels": [4] * 5},
+    "unet3d": {"channels": [4] * 3},
     "resunet2d5": {"features": 4, "blocks": 1},
     "nnunet_3d": {
         "strides": [[1, 1, 1], [2, 2, 1], [2, 2, 2]],

@@ -123,7 +123,7 @@ def test_every_config_is_built(method, phantom, lists, tmp_path):
     assert isinstance(trainer, Rounds)
     trainer._prepare()  # finds every overlay of every member
     networks = trainer._networks(1)
-    expected = {"shin2021": (10, 2), "kang2022": (10, 2), "li2021": (2, 2)}.get(method, (1, 1))
+    expected = {"shin2021": (10, 2), "kang2022": (10, 2), "li2021": (4, 4)}.get(method, (1, 1))
     assert len(networks) == expected[phantom]
     assert all(("phantom" in network.member.overlays) == phantom for network in networks)
 
@@ -205,7 +205,7 @@ def check_chen(out, started):
 
 def check_li(out, started):
     assert read_json(out / "ensemble.json")["fusion"] == "union"
-    assert len(read_json(out / "ensemble.json")["networks"]) == 2
+    assert len(read_json(out / "ensemble.json")["networks"]) == 4
 
 
 CHECKS = {"shin2021": check_shin, "kang2022": check_kang, "chen2023": check_chen, "li2021": check_li}
@@ -236,12 +236,12 @@ def test_given_teacher_is_not_trained(lists, tmp_path, request):
     request.node.started.clear()
     out = self_train(tmp_path, lists, "li2021", rounds=0, teachers=paths)
     assert all("prediction" in name for name, _, _ in request.node.started)
-    assert len(read_json(out / "ensemble.json")["networks"]) == 2
+    assert len(read_json(out / "ensemble.json")["networks"]) == 4
     for name, (path,) in paths.items():  # the results stand alone
         assert same_weights(load(out / f"round_0/networks/{name}/model/model.pt"), load(path))
 
 
-LI = ("unet2d5_gamma20", "unet2d5_gamma15")
+LI = ("unet2d5_gamma20", "unet2d5_gamma15", "unet3d", "unet3d_attention")
 
 
 def test_no_case_kept_ends_with_the_teacher(lists, tmp_path):
