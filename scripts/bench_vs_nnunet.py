@@ -23,6 +23,7 @@ from typing import Any, TextIO
 
 import nibabel as nib
 import numpy as np
+import yaml
 
 from crossmoda.bundle import bundle_root
 from crossmoda.data import load_datalist, save_nifti, split_cases, write_datalist, write_text
@@ -38,6 +39,9 @@ EPILOG = """\
 Seconds are medians over epochs (the first left out) and over scans; ratios are medians of the turns' own ratios. An
 iteration includes reading and augmenting its patches; a scan goes from file to file. CPU seconds are those of the main
 process: on a busy machine, with one thread and no augmenting processes, they are steadier than the clock.
+
+On a CPU nnunetv2 computes in float32 and ours in bfloat16 (--set amp=false for float32), and PyTorch has no fast float32
+convolution for some single small windows, which nnunetv2's inference uses: its ratio there says little about a GPU.
 Exit code: 0 done, 2 nothing run.
 """
 WORKER = Path(__file__).with_name("bench_nnunet_worker.py")
@@ -153,7 +157,7 @@ def write_tasks(arguments: argparse.Namespace, folder: Path) -> tuple[dict[str, 
     train_part, val_part = split_cases(train_items, 0.1, arguments.seed)
     shared = {"data_list": str(data_list), "device": f"$torch.device('{arguments.device}')", "progress": False}
     shared |= {"threads": arguments.threads, "ckpt_dir": str(folder / "ours_model")}
-    shared |= dict(entry.split("=", 1) for entry in arguments.set)
+    shared |= {name: yaml.safe_load(value) for name, _, value in (entry.partition("=") for entry in arguments.set)}
     train_config = shared | {"section": "target_training", "output_dir": str(folder / "ours_training"), "resume": False}
     train_config |= {"val_fraction": 0.1, "seed": arguments.seed, "num_workers": arguments.num_workers}
     train_config |= {"max_epochs": arguments.epochs, "iterations_per_epoch": arguments.iterations}
