@@ -40,7 +40,7 @@ Seconds are medians over epochs (the first left out) and over scans; ratios are 
 iteration includes reading and augmenting its patches; a scan goes from file to file. CPU seconds are those of the main
 process: on a busy machine, with one thread and no augmenting processes, they are steadier than the clock.
 
-On a CPU nnunetv2 computes in float32 and ours in bfloat16 (--set amp=false for float32), and PyTorch has no fast float32
+On a CPU nnunetv2 computes in float32, ours in bfloat16 (--set amp=false: float32), and PyTorch has no fast float32
 convolution for some single small windows, which nnunetv2's inference uses: its ratio there says little about a GPU.
 Exit code: 0 done, 2 nothing run.
 """
