@@ -87,19 +87,6 @@ def test_ids_that_monai_label_needs():
     assert parser["train::trainer::train_handlers"] == "@train::handlers"
 
 
-@pytest.mark.parametrize("name", [path.relative_to(CONFIGS) for path in sorted(CONFIGS.rglob("*.yaml"))], ids=str)
-def test_no_hash_in_any_value(name):
-    # MONAI replaces '#' by '::' in every string.
-    def strings(value):
-        if isinstance(value, dict):
-            value = [*value.keys(), *value.values()]
-        if isinstance(value, list):
-            return [text for item in value for text in strings(item)]
-        return [value] if isinstance(value, str) else []
-
-    assert not [text for text in strings(ConfigParser.load_config_file(CONFIGS / name)) if "#" in text]
-
-
 def test_train_inference_and_evaluate_agree():
     configs = {name: ConfigParser.load_config_file(bundle_config(name)) for name in ("train", "inference", "evaluate")}
     same = "spacing roi_size patch_size patch_divisor window_size percentiles intensity_range percentile_scaling"

@@ -91,19 +91,6 @@ def test_ids_that_monai_label_needs():
     assert parser["train::trainer::train_handlers"] == "@train::handlers"
 
 
-@pytest.mark.parametrize("name", [path.relative_to(CONFIGS) for path in sorted(CONFIGS.rglob("*.yaml"))], ids=str)
-def test_no_hash_in_any_value(name):
-    # MONAI replaces '#' by '::' in every string.
-    def strings(value):
-        if isinstance(value, dict):
-            value = [*value.keys(), *value.values()]
-        if isinstance(value, list):
-            return [text for item in value for text in strings(item)]
-        return [value] if isinstance(value, str) else []
-
-    assert not [text for text in strings(ConfigParser.load_config_file(CONFIGS / name)) if "#" in text]
-
-
 PLAN = [
     *("dimensions", "spacing", "patch_size", "strides", "kernel_sizes", "decoder_kernel_sizes", "features"),
     *("upsample_kernel_sizes", "deep_supervision_heads", "nonzero_mask", "resample_z_nearest", "mirror_axes"),

@@ -98,19 +98,6 @@ def test_metadata_follows_the_schema():
     assert {int(key): value for key, value in classes.items()} == CLASS_NAMES
 
 
-@pytest.mark.parametrize("name", [path.relative_to(CONFIGS) for path in sorted(CONFIGS.rglob("*.yaml"))], ids=str)
-def test_no_hash_in_any_value(name):
-    # MONAI replaces '#' by '::' in every string.
-    def strings(value):
-        if isinstance(value, dict):
-            value = [*value.keys(), *value.values()]
-        if isinstance(value, list):
-            return [text for item in value for text in strings(item)]
-        return [value] if isinstance(value, str) else []
-
-    assert not [text for text in strings(ConfigParser.load_config_file(CONFIGS / name)) if "#" in text]
-
-
 @pytest.mark.parametrize("phantom", [False, True], ids=["paper", "phantom"])
 @pytest.mark.parametrize("method", [None, *METHODS])
 def test_every_config_is_built(method, phantom, lists, tmp_path):
