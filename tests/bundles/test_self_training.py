@@ -329,6 +329,9 @@ def test_runs_are_nested_in_mlflow(lists, tmp_path, monkeypatch):
         ({"student_weights": "old"}, "give anew or previous"),
         ({"members::resunet2d5::overlays": ["methods/chen"]}, "methods/chen.yaml is missing"),
         ({"members::resunet2d5::fold": 1}, "unknown entry 'fold'"),
+        ({"ensemble": "$crossmoda_rounds.BestFolds({'resunet': 2})"}, "folds of 'resunet', which is no member"),
+        ({"early_stop::criterion": "dice"}, "no criterion 'dice'"),
+        ({"fusion": "mena"}, "no fusion rule 'mena'"),
     ],
 )
 def test_faults_are_one_line(change, message, lists, tmp_path, capfd):
@@ -354,7 +357,9 @@ def test_inference_and_evaluation_of_the_rounds(lists, tmp_path):
     raw, found = nib.load(scan), nib.load(predictions / "patient_seg.nii.gz")
     assert (found.shape, found.get_data_dtype()) == (raw.shape, np.uint8)
     assert np.array_equal(found.affine, raw.affine)
-    assert {path.name for path in predictions.iterdir()} == {"patient_seg.nii.gz", "logs"}
+    assert {path.name for path in predictions.iterdir()} == {"patient_seg.nii.gz", "patient_seg.json", "logs"}
+    report = read_json(predictions / "patient_seg.json")
+    assert (report["case"], report["members"], report["fusion"]) == ("patient", len(report["fused"]), "union")
 
     overrides = {"rounds_dir": str(out), "data_list": str(lists["oracle"]), "progress": False}
     run_in_process(config_files("evaluate"), overrides)

@@ -186,6 +186,14 @@ class TestIntraMeatal:
         image[labels == 2] = 150
         assert np.array_equal(IntraMeatalByContrast(intra=2)(labels, evidence(labels, image, classes=THREE)), labels)
 
+    def test_a_box_of_two_grey_levels_stays(self):
+        labels, image = self._canal()
+        for outlier in (20.0, 1e9):  # with it there are three, but not three bins of a histogram
+            image = np.where(labels == 2, 70.0, 20.0)
+            image[12, 5, 5] = outlier
+            found = IntraMeatalByContrast(intra=2)(labels, evidence(labels, image, classes=THREE))
+            assert np.array_equal(found, labels)
+
     def test_without_cochlea_a_whole_tumour_has_no_canal(self):
         labels, image = self._canal()
         two = np.array([0, 1, 1, 0], np.uint8)[labels]

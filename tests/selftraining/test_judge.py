@@ -82,7 +82,7 @@ def test_agreement_is_first_known_in_round_one():
 
 def test_unknown_criterion():
     with pytest.raises(InputError, match="no criterion 'dice'"):
-        EarlyStop("dice")
+        EarlyStop("dice").check()
 
 
 def test_best_folds_of_each_member():

@@ -58,6 +58,13 @@ def test_faults(members, message):
         read_members(members)
 
 
+def test_overlay_files_have_absolute_paths(tmp_path, monkeypatch):
+    (tmp_path / "own.yaml").write_text("overlap: 0.1\n")
+    monkeypatch.chdir(tmp_path)
+    (member,) = read_members({"m": {**CHEN, "overlays": ["methods/chen2023", "own.yaml"]}}, ["phantom"])
+    assert member.overlays == ["methods/chen2023", str(tmp_path / "own.yaml"), "phantom"]
+
+
 def test_ensemble_on_disk_is_found_from_elsewhere(tmp_path):
     (member,) = read_members({"m": {**CHEN, "folds": [2]}})
     checkpoint = tmp_path / "a" / "round_1" / "model.pt"

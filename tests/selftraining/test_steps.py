@@ -44,6 +44,29 @@ def test_a_step_that_stopped_keeps_what_it_had(tmp_path):
     assert seen == ["half"]
 
 
+def test_results_that_were_deleted_are_made_again(tmp_path):
+    steps, folder, done = Steps(progress=False), tmp_path / "a", []
+    for _ in range(2):
+        steps.run("a", folder, 1, lambda: done.append(1))
+        folder.rmdir()
+    assert done == [1, 1]
+
+
+def test_mark_goes_before_the_results_of_other_settings(tmp_path, monkeypatch):
+    steps, folder, done = Steps(progress=False), tmp_path / "a", []
+    steps.run("a", folder, 1, lambda: (folder / "old").write_text(""))
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            steps.run("a", folder, 2, lambda: None)
+    steps.run("a", folder, 1, lambda: done.extend(folder.iterdir()) or done.append("again"))
+    assert done == ["again"]
+
+
 def test_objects_are_described_by_their_settings():
     first, second = (describe([AtLeast(["entropy"], limit)]) for limit in (0.1, 0.2))
     assert first == [{"AtLeast": {"names": ["entropy"], "minimum": 0.1}}]

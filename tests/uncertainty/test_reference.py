@@ -65,6 +65,9 @@ def test_written_from_reports_and_read_back(tmp_path):
     assert reference["features"]["noise"]["median"] == 2.5
     with pytest.raises(InputError, match=r"c9_seg\.json is missing"):
         write_reference(tmp_path, [*cases, "c9"], tmp_path / "models" / "reference.json")
+    (tmp_path / "c9_seg.json").write_text('{"features": null}')  # fuse.py knows no scan
+    with pytest.raises(InputError, match=r"c9_seg\.json is missing or no report"):
+        write_reference(tmp_path, ["c9", *cases], tmp_path / "models" / "reference.json")
 
 
 def test_reference_files(tmp_path):

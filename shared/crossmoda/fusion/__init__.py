@@ -2,7 +2,7 @@
 
 from crossmoda.fusion.choice import choose_members, read_choice, write_choice
 from crossmoda.fusion.flip_vote import FlipVote
-from crossmoda.fusion.fuse import fuse_members
+from crossmoda.fusion.fuse import fuse_members, with_likeness
 from crossmoda.fusion.members import CaseFiles, Member, as_members, classes_of, find_cases
 from crossmoda.fusion.rules import (
     RULES,
@@ -41,5 +41,6 @@ __all__ = [
     "staple",
     "staple_probability",
     "union",
+    "with_likeness",
     "write_choice",
 ]

@@ -65,7 +65,7 @@ def fuse_members(
         report = case_report(
             case, labels, grid.affine, (classes.tumour, classes.cochlea), fused.probabilities, list(files.labels())
         )
-        report = _with_likeness(report, chosen)
+        report = with_likeness(report, [member.folder for member in chosen])
         names = [member.name for member in chosen]
         write_report({**report, "fusion": rule, "fused": names, "postprocessing_rules": rules}, output_dir)
     if items and all(item.get("label") for item in items):
@@ -82,11 +82,19 @@ def _resolve(members: list[Member], rule: str) -> tuple[list[Member], str]:
     return [member for member in members if member.name in choice["members"]], choice["rule"]
 
 
-def _with_likeness(report: dict[str, Any], members: Sequence[Member]) -> dict[str, Any]:
-    """Take over in what the scan is unlike the training data: the members saw it, the fusion did not."""
+def with_likeness(report: dict[str, Any], folders: Sequence[Path]) -> dict[str, Any]:
+    """Take over in what the scan is unlike the training data: the members saw it, the fusion did not.
+
+    Args:
+        report: of `crossmoda.uncertainty.case_report`.
+        folders: of the members' `<case>_seg.json`.
+
+    Returns:
+        The report with `unlike_training`, and its flag, as the members found it.
+    """
     known, far = False, {}
-    for member in members:
-        path = member.folder / f"{report['case']}_seg.json"
+    for folder in folders:
+        path = Path(folder) / f"{report['case']}_seg.json"
         try:
             features = json.loads(path.read_text(encoding="utf-8"))["unlike_training"]
         except (OSError, ValueError, KeyError, TypeError):

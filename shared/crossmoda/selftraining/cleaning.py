@@ -140,7 +140,11 @@ class IntraMeatalByContrast(CleaningRule):
         known = values[np.isfinite(values)]
         if np.unique(known).size < 3:
             return labels.copy()
-        fluid = inside & (values > threshold_multiotsu(known, classes=3)[1])
+        try:
+            threshold = threshold_multiotsu(known, classes=3)[1]
+        except ValueError:  # fewer than three bins of its histogram are filled, beside an outlier
+            return labels.copy()
+        fluid = inside & (values > threshold)
         if not fluid.any() or np.count_nonzero(fluid) > self.most * np.count_nonzero(inside):
             return labels.copy()
         mended = labels.copy()

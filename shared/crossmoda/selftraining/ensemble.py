@@ -25,10 +25,12 @@ from crossmoda.data import (
 from crossmoda.data.nifti import open_nifti
 from crossmoda.data.validation import raise_first
 from crossmoda.errors import InputError, exit_on_input_error
+from crossmoda.fusion import with_likeness
 from crossmoda.postprocessing import Classes, apply_rules, read_rules
 from crossmoda.selftraining.members import Member, Network, prediction
 from crossmoda.selftraining.steps import run_bundle
-from crossmoda.selftraining.teacher import fuse
+from crossmoda.selftraining.teacher import FileMembers, fuse
+from crossmoda.uncertainty import case_report, write_report
 
 logger = logging.getLogger(__name__)
 
@@ -87,10 +89,6 @@ def read_ensemble(path: str | Path) -> tuple[dict[str, Any], list[tuple[Network,
     return content, networks
 
 
-def _beside(path: Path, checkpoint: str) -> Path:
-    return Path(os.path.normpath(path.parent / checkpoint))
-
-
 def predict_ensemble(
     ensemble: str | Path,
     output_dir: str | Path,
@@ -102,7 +100,9 @@ def predict_ensemble(
     options: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> None:
-    """Segment raw scans: each network's prediction, their fusion, post-processing, `<case>_seg.nii.gz`.
+    """Segment raw scans: each network's prediction, their fusion, post-processing.
+
+    Writes `<case>_seg.nii.gz`, and `<case>_seg.json` with volumes, entropy, the networks' agreement and flags.
 
     Args:
         ensemble: of `write_ensemble`.
@@ -154,6 +154,12 @@ def _write(
     affine, header = read_header(item["image"]).affine, open_nifti(Path(item["image"])).header
     labels = apply_rules(fused.labels, affine, rules, classes)
     save_nifti(labels, affine, output_dir / f"{item['case']}_seg.nii.gz", header=header)
+    marked = list(FileMembers(item["case"], folders, classes.cochlea + 1).labels())
+    report = case_report(item["case"], labels, affine, (classes.tumour, classes.cochlea), fused.probabilities, marked)
+    report = with_likeness(report, folders)
+    names = [folder.name for folder in folders]
+    extra = {"fusion": content["fusion"], "fused": names, "postprocessing_rules": list(rules)}
+    write_report({**report, **extra}, output_dir)
     if probabilities and fused.probabilities is not None:
         save_probabilities(fused.probabilities, affine, output_dir / f"{item['case']}_prob.nii.gz", header=header)
 

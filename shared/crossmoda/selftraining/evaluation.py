@@ -14,7 +14,7 @@ import numpy as np
 
 from crossmoda.data import check_same_grid, label_map, load_datalist, read_label, write_datalist, write_text
 from crossmoda.errors import InputError, exit_on_input_error
-from crossmoda.labels import CLASS_NAMES, FOREGROUND, IGNORE, MERGE_2023
+from crossmoda.labels import CLASS_NAMES, FOREGROUND, IGNORE
 from crossmoda.metrics import dice_per_class, evaluate, gap_closed, read_metrics
 from crossmoda.report.tables import NONE, Table
 from crossmoda.selftraining.ensemble import FILE, predict_ensemble
@@ -67,6 +67,10 @@ def evaluate_rounds(
     folders = sorted(rounds_dir.glob("round_*/metrics.json"), key=lambda path: int(path.parent.name.split("_")[1]))
     if not folders:
         raise InputError(f"{rounds_dir} has no finished round: run train.yaml of self-training first")
+    final = rounds_dir / "metrics.json"
+    if final.is_file():  # a longer run with other settings may have left rounds behind
+        last = len(json.loads(final.read_text(encoding="utf-8"))["rounds"])
+        folders = folders[:last]
     limits = [_mean_dice(read_metrics(path)) for path in bounds] if bounds else None
     results = []
     for metrics in folders:
@@ -103,7 +107,8 @@ def _evaluate_round(
         scans = Path(hidden) / "scans.json"
         write_datalist({section: [{key: item[key] for key in ("case", "site", "image")} for item in items]}, scans)
         predict_ensemble(folder / FILE, own, None, scans, section, rules, options=options, progress=progress)
-    summary = evaluate(own, data_list, section, progress=progress, prediction_map=MERGE_2023 if parts else None)
+    part_map = {label: label for label in range(4)} if parts else None
+    summary = evaluate(own, data_list, section, progress=progress, part_map=part_map)
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     dice, assd = summary["all"]["dice"], summary["all"]["assd"]
     result = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,8 @@ class HeldOut:
     infer_options: Mapping[str, Any]
     classes: Classes
 
-    def check(self, networks: Mapping[Network, Path]) -> None:
+    @staticmethod
+    def check(networks: Iterable[Network]) -> None:
         """Raise `InputError` unless all members have the same folds."""
         folds = {network.member.name: network.member.folds for network in networks}
         if any(found is None or list(found) != list(next(iter(folds.values()))) for found in folds.values()):

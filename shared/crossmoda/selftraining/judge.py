@@ -56,16 +56,14 @@ class EarlyStop:
             `source_dice` (of the students on translated cases kept from training); None does all rounds, as the papers.
         min_gain: less than this is no improvement.
         patience: rounds without improvement before the end.
-
-    Raises:
-        InputError: if there is no such criterion.
     """
 
     criterion: str | None = None
     min_gain: float = 0.0
     patience: int = 1
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Raise `InputError` if there is no such criterion (not when a config builds it: MONAI buries the message)."""
         if self.criterion is not None and self.criterion not in CRITERIA:
             raise InputError(
                 f"early_stop has no criterion '{self.criterion}': take one of {', '.join(CRITERIA)}, or null"

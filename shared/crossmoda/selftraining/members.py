@@ -111,9 +111,9 @@ def read_members(members: Mapping[str, Options], extra_overlays: Sequence[str] =
             fault = f"an unknown entry '{unknown[0]}'" if unknown else "no 'bundle'"
             raise InputError(f"member '{name}' has {fault}: its entries are {', '.join(sorted(known))}")
         values = dict(options)
-        values["overlays"] = [*values.get("overlays", ()), *extra_overlays]
+        values["overlays"] = _absolute([*values.get("overlays", ()), *extra_overlays])
         if values.get("inference_overlays") is not None:
-            values["inference_overlays"] = [*values["inference_overlays"], *extra_overlays]
+            values["inference_overlays"] = _absolute([*values["inference_overlays"], *extra_overlays])
         member = Member(name, **values)
         for kind in ("train", "inference"):
             member.config_files(kind)
@@ -177,7 +177,16 @@ def prediction(
 
 
 def _overlay(configs: Path, name: str) -> Path:
-    return Path(name).absolute() if str(name).endswith((".yaml", ".json")) else configs / f"{name}.yaml"
+    return Path(name).absolute() if _is_file_name(name) else configs / f"{name}.yaml"
+
+
+def _absolute(names: Sequence[str]) -> list[str]:
+    """Files get absolute paths, for `ensemble.json` is read from other working directories too."""
+    return [str(Path(name).absolute()) if _is_file_name(name) else name for name in names]
+
+
+def _is_file_name(name: str) -> bool:
+    return str(name).endswith((".yaml", ".json"))
 
 
 def _epoch_length(files: Sequence[str]) -> dict[str, str]:

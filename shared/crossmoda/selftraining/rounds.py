@@ -14,9 +14,12 @@ import numpy as np
 
 from crossmoda.data import read_sections, replacing, write_text
 from crossmoda.errors import InputError, exit_on_input_error
+from crossmoda.fusion import get_rule
 from crossmoda.postprocessing import Classes
+from crossmoda.postprocessing.rules import check_rules
 from crossmoda.selftraining import teacher
 from crossmoda.selftraining.choice import All, BestFolds, BestSingleOrPair, best_validation_dice
+from crossmoda.selftraining.cleaning import Components
 from crossmoda.selftraining.ensemble import FILE, write_ensemble
 from crossmoda.selftraining.held_out import HeldOut
 from crossmoda.selftraining.judge import EarlyStop, agreement, mean_of
@@ -120,12 +123,28 @@ class Rounds:
         for name in self.teachers:
             if name not in self.members:
                 raise InputError(f"teachers names '{name}', which is no member: name one of {', '.join(self.members)}")
+        self._check_settings()
         teacher.write_translated(self.views, self.translated)
         teacher.write_targets(self.data_list, self.targets)
         self.items = read_sections(self.targets, (TARGET,))[TARGET]
         if self.labelling.plausible is not None:
             mapping = {label: label for label in range(4)} if self.classes.cochlea == 3 else None
             learn_priors(self.translated, SOURCE, self.classes, mapping).save(self.output_dir / "priors.json")
+
+    def _check_settings(self) -> None:
+        """Faults of the settings that would else show after the first trainings."""
+        self.early_stop.check()
+        get_rule(self.fusion)
+        for rule in self.labelling.cleaning:
+            if isinstance(rule, Components):
+                check_rules(rule.rules)
+        if isinstance(self.ensemble, BestFolds):
+            unknown = [name for name in self.ensemble.counts if name not in self.members]
+            if unknown:
+                known = ", ".join(self.members)
+                raise InputError(f"ensemble counts folds of '{unknown[0]}', which is no member: name one of {known}")
+        elif isinstance(self.ensemble, BestSingleOrPair) and len(self.kinds) > 1:
+            HeldOut.check([network for kind in self.kinds for network in kind.networks()])
 
     def _networks(self, number: int) -> list[Network]:
         return [network for kind in self.kinds if kind.first_round <= number for network in kind.networks()]
@@ -264,7 +283,6 @@ class Rounds:
     def _cross_validate(self, current: Round) -> list[str]:
         folder = current.folder / "held_out"
         held_out = HeldOut(folder, self.translated, self.train_options, self.infer_options, self.classes)
-        held_out.check(current.checkpoints)
         settings = ["held out", list(current.keys.values()), describe(self.infer_options)]
         self.steps.run(
             f"round {current.number}, choice by cross-validation",

@@ -85,12 +85,13 @@ class Steps:
         mark = folder.with_name(f".{folder.name}.step.json")
         found = _read_mark(mark)
         self.bar.set_postfix_str(name)
-        if found.get("key") == key and found.get("done"):
+        if found.get("key") == key and found.get("done") and folder.is_dir():
             logger.info(f"{name}: done before")
         else:
             if found.get("key") not in (None, key):
                 logger.info(f"{name}: settings have changed, starting anew")
             if found.get("key") != key:
+                mark.unlink(missing_ok=True)  # first, so that no mark vouches for a folder that is half deleted
                 shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True, exist_ok=True)
             write_text(json.dumps({"key": key, "done": False}), mark)

@@ -135,7 +135,7 @@ def write_reference(reports_dir: str | Path, cases: Sequence[str], path: str | P
     for case in cases:
         report = Path(reports_dir).absolute() / f"{case}_seg.json"
         try:
-            features.append(json.loads(report.read_text(encoding="utf-8"))["features"])
+            features.append(dict(json.loads(report.read_text(encoding="utf-8"))["features"]))
         except (OSError, ValueError, KeyError, TypeError):
             raise InputError(f"{report} is missing or no report of a case: run the inference on it first") from None
     reference = summarise_features(features)
