@@ -78,6 +78,13 @@ def test_targets_lose_their_labels(case, tmp_path):
     assert item == case
 
 
+def test_two_targets_of_one_name_would_overwrite_each_other(case, tmp_path):
+    path = tmp_path / "list.json"
+    path.write_text(json.dumps({"target_training": [case, {**case, "image": "other.nii.gz"}]}))
+    with pytest.raises(InputError, match="case x twice"):
+        teacher.write_targets(path, tmp_path / "targets.json")
+
+
 def test_combined_list_holds_kept_cases_only(case, tmp_path):
     translated = tmp_path / "translated.json"
     item = {"case": "s", "site": "ldn", "image": "s.nii.gz", "label": "s_Label.nii.gz"}

@@ -119,9 +119,13 @@ def write_targets(data_list: str | Path, path: Path) -> None:
     """The real scans without labels as a data list of their own: nothing that follows can know of a label.
 
     Raises:
-        InputError: if the list can't be read or has no such section.
+        InputError: if the list can't be read or has no such section, or two scans have one name.
     """
     items = read_sections(data_list, (TARGET,))[TARGET]
+    names = [item["case"] for item in items]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise InputError(f"{data_list}, section {TARGET}, has case {twice[0]} twice: give each scan a name of its own")
     write_datalist({TARGET: [{key: item[key] for key in TARGET_KEYS} for item in items]}, path)
 
 
