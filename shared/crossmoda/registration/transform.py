@@ -27,7 +27,7 @@ from .template import TEMPLATE_SHAPE, TEMPLATE_SPACING, mni152, template_affine
 from .volumes import Volume
 
 MNI = "mni"
-VERSION = 1  # of the method: raise it when the same scan would get another matrix, so that caches are not reused
+VERSION = 2  # of the method: raise it when the same scan would get another matrix, so that caches are not reused
 
 
 class MoveAffine(InvertibleTransform):
