@@ -119,8 +119,8 @@ def register(
         return _judge(target, scan, np.linalg.inv(pose), labels, limits or Limits())
     copy = target.shrink(FIXED_SPACING)
     try:
-        # Lay the scan on the fixed image as far as it is known, then let the backend find the rest. (For an affine map a
-        # rigid stage in between would take a second and change 0.3 mm at most.)
+        # Lay the scan on the fixed image as far as it is known, then let the backend find the rest. (For an affine map
+        # a rigid stage in between would take a second and change 0.3 mm at most.)
         pose = pose @ backends[backend](copy, scan.moved(np.linalg.inv(pose)), kind, metric, bins, seed)
     except RuntimeError as error:
         return Registration.unused(**labels, failure=f"{backend} gave up: {_last_line(error)}")
