@@ -222,3 +222,9 @@ def test_labels_with_parts_of_the_tumour(items, data_list, tmp_path):
     with pytest.raises(InputError, match=re.escape(message)) as caught:
         part_map(data_list, identity)
     assert "\n" not in str(caught.value)
+
+
+def test_needed_keys_are_kept_and_their_lack_is_named(data_list):
+    with pytest.raises(InputError, match="no 'parcellation': add it, or leave it out"):
+        load_datalist(data_list, "source_training", needs=("parcellation",))
+    assert all("koos" in item for item in load_datalist(data_list, "source_training", needs=("koos",)))

@@ -42,6 +42,7 @@ def load_datalist(
     check: Check = "full",
     progress: bool = True,
     extra_keys: Sequence[str] = (),
+    needs: Sequence[str] = (),
 ) -> list[Item]:
     """Read and validate one section of a datalist.
 
@@ -57,6 +58,7 @@ def load_datalist(
         progress: whether to show a bar while checking (only on a terminal).
         extra_keys: optional keys to keep beside `case, site, image, label`. Left out by default because MONAI
             can't collate a batch in which they are partly absent or, as `koos`, of mixed types.
+        needs: optional keys to keep that every item must have, e.g. `parcellation`.
 
     Returns:
         The items, in the order of the file, with absolute paths.
@@ -67,7 +69,11 @@ def load_datalist(
     content = _read_content(path)
     items = _section(content, path, section)
     folder = Path(path).absolute().parent
-    items = [_absolute(item, folder, (*CORE_KEYS, *extra_keys)) for item in items]
+    for item in items:
+        lacking = [key for key in needs if not item.get(key)]
+        if lacking:
+            raise InputError(f"{Path(path).absolute()}: {item['case']} has no '{lacking[0]}': add it, or leave it out")
+    items = [_absolute(item, folder, (*CORE_KEYS, *extra_keys, *needs)) for item in items]
     allowed = tuple(_label_map(content, path))
     raise_first(find_faults(items, require_label, check, allowed, progress))
     return items

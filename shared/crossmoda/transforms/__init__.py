@@ -22,6 +22,7 @@ from crossmoda.transforms.region_intensity import RandRegionIntensityd
 from crossmoda.transforms.rotate_scale import RandRotateScaled, rotation_margin
 from crossmoda.transforms.slice_intensity import ScaleSliceIntensityd
 from crossmoda.transforms.spline_spacing import SplineSpacing, SplineSpacingd
+from crossmoda.transforms.structures import AddStructuresd
 from crossmoda.transforms.unpaired_slices import (
     RandUnpairedSlice,
     UnpairedSlices,
@@ -31,6 +32,7 @@ from crossmoda.transforms.unpaired_slices import (
 )
 
 __all__ = [
+    "AddStructuresd",
     "CentreShareCropd",
     "FixedPatchCropd",
     "HistogramMatchingd",
