@@ -176,8 +176,6 @@ def _parse(row: Mapping[str, str], features: Sequence[str], path: Path) -> KoosA
     if grade not in (None, *GRADES):
         raise InputError(f"{path}, {row['case']}: class {grade} is none of {GRADES}: correct it")
     if probabilities and not (min(probabilities) >= 0 and abs(sum(probabilities) - 1) < 1e-3):
-        raise InputError(
-            f"{path}, {row['case']}: p1 to p4 are {probabilities}, with sum 1 they should be: correct them"
-        )
+        raise InputError(f"{path}, {row['case']}: p1 to p4 are {probabilities}: correct them to sum to 1")
     flags = tuple(flag for flag in row.get("flags", "").split("; ") if flag)
     return KoosAnswer(row["case"], grade, probabilities, flags, values)
