@@ -11,6 +11,17 @@ from crossmoda.koos.answers import (
     read_answers,
     write_answers,
 )
+from crossmoda.koos.folds import grade_folds, split_fold, split_fold_or_exit
+from crossmoda.koos.items import (
+    koos_inputs,
+    koos_inputs_or_exit,
+    koos_items,
+    koos_items_or_exit,
+    split_empty,
+    split_empty_or_exit,
+    tumour_labels,
+    tumour_labels_or_exit,
+)
 
 __all__ = [
     "EMPTY_MASK",
@@ -19,7 +30,18 @@ __all__ = [
     "UNSURE",
     "KoosAnswer",
     "grade_answer",
+    "grade_folds",
+    "koos_inputs",
+    "koos_inputs_or_exit",
+    "koos_items",
+    "koos_items_or_exit",
     "no_answer",
     "read_answers",
+    "split_empty",
+    "split_empty_or_exit",
+    "split_fold",
+    "split_fold_or_exit",
+    "tumour_labels",
+    "tumour_labels_or_exit",
     "write_answers",
 ]
