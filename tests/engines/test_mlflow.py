@@ -1,16 +1,24 @@
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
+import time
+import urllib.request
 
+import mlflow
+import numpy as np
 import pytest
 import torch
 from ignite.engine import Engine, Events
 from mlflow import MlflowClient
 from PIL import Image
 
-from crossmoda.engines import MLFlowRun, end_parent_run, start_parent_run
+from crossmoda.engines import MLFlowRun, end_parent_run, register_model, start_parent_run
 from crossmoda.engines.mlflow import executed_config, flatten
+from crossmoda.errors import InputError
+from crossmoda.networks import UNet2d5
 
 CONFIG = {
     "seed": 3,
@@ -21,10 +29,41 @@ CONFIG = {
 }
 
 
-@pytest.fixture(scope="module")
-def uri(tmp_path_factory):
-    """One store for all tests: to make its tables takes seconds."""
-    return f"sqlite:///{tmp_path_factory.mktemp('store')}/mlruns.db"
+@pytest.fixture(scope="module", params=["sqlite", "server"])
+def uri(request, tmp_path_factory):
+    """One store, and one server on loopback, for all tests: to start them takes seconds."""
+    folder = tmp_path_factory.mktemp("store")
+    store = f"sqlite:///{folder}/mlruns.db"
+    if request.param == "sqlite":
+        yield store
+        return
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    words = ["server", "--backend-store-uri", store, "--artifacts-destination", str(folder / "artifacts")]
+    words += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    with (folder / "log.txt").open("w") as log:
+        # A session of its own, so that its workers end with it.
+        server = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", *words], stdout=log, stderr=log, start_new_session=True
+        )
+        try:
+            wait_for(f"http://127.0.0.1:{port}/health", server, folder / "log.txt")
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            os.killpg(server.pid, signal.SIGTERM)
+            server.wait(timeout=60)
+
+
+def wait_for(address, server, log, seconds=180):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and server.poll() is None:
+        try:
+            with urllib.request.urlopen(address, timeout=5):
+                return
+        except OSError:
+            time.sleep(0.5)
+    pytest.fail(f"the server did not start: {log.read_text()[-2000:]}")
 
 
 @pytest.fixture(autouse=True)
@@ -161,6 +200,43 @@ def test_nested_runs(uri, monkeypatch):
     by_name = {run.info.run_name: run for run in runs(uri, "nested")}
     assert by_name["stage"].data.tags["mlflow.parentRunId"] == parent
     assert by_name["pipeline"].info.status == "FINISHED"
+
+
+def test_the_network_is_registered_with_its_signature(uri, tmp_path, monkeypatch):
+    network, window = UNet2d5(in_channels=1, out_channels=3, channels=(4, 4, 4, 4, 4)), (1, 1, 32, 32, 8)
+    weights = {name: torch.rand_like(value.float()).to(value.dtype) for name, value in network.state_dict().items()}
+    torch.save(weights, tmp_path / "model.pt")
+    trainer = trainer_with(one_step)
+    name = f"vs-{uri.split(':')[0]}"
+    MLFlowRun(
+        uri, "registry", registered_model=name, network=network, weights=tmp_path / "model.pt", window=window
+    ).attach(trainer)
+    trainer.run([1], max_epochs=1)
+    (run,) = runs(uri, "registry")
+    assert run.info.status == "FINISHED"
+    client = MlflowClient(uri)
+    (version,) = client.search_model_versions(f"name = '{name}'")
+    assert (str(version.version), version.run_id) == ("1", run.info.run_id)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(uri)
+    try:
+        signature = mlflow.models.get_model_info(f"models:/{name}/1").signature
+        loaded = mlflow.pytorch.load_model(f"models:/{name}/1")
+    finally:
+        mlflow.set_tracking_uri(before)
+    assert signature.inputs.inputs[0].shape[1:] == window[1:]
+    assert signature.outputs.inputs[0].shape[1:] == (3, 32, 32, 8)
+    image = torch.from_numpy(np.random.RandomState(0).rand(*window).astype(np.float32))
+    network.load_state_dict(weights)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(image), network.eval()(image))
+
+
+def test_weights_of_another_network_are_not_registered(tmp_path):
+    torch.save({"weight": torch.zeros(3)}, tmp_path / "model.pt")
+    with pytest.raises(InputError, match="another network"):
+        register_model("sqlite://", "none", UNet2d5(1, 3, (4, 4, 4, 4, 4)), tmp_path / "model.pt", (1, 1, 8, 8, 8), "a")
 
 
 def test_path_of_the_executed_config():

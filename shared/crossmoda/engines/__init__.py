@@ -14,6 +14,7 @@ from crossmoda.engines.image_pool import ImagePool
 from crossmoda.engines.members import hard_labels, last_member_labels
 from crossmoda.engines.mirror import MirrorInferer
 from crossmoda.engines.mlflow import MLFlowRun, end_parent_run, log_to_run, start_parent_run
+from crossmoda.engines.model_registry import register_model
 from crossmoda.engines.objectives import (
     CUT,
     CycleGAN,
@@ -66,6 +67,7 @@ __all__ = [
     "poly_decay",
     "prepare_objective",
     "read_history",
+    "register_model",
     "save_atomically",
     "start_parent_run",
     "step_argument",

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,10 @@ from mlflow import MlflowClient
 from mlflow.entities import Param, RunStatus
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from monai.handlers import MLFlowHandler
+from torch import nn
 
 from crossmoda.engines.history import scalars
+from crossmoda.engines.model_registry import register_model
 from crossmoda.provenance import git_revision, versions
 
 PARENT_RUN_VARIABLE = "CROSSMODA_PARENT_RUN_ID"
@@ -40,7 +42,8 @@ class MLFlowRun(MLFlowHandler):
     - every scalar of the trainer's output is a curve, and the validator's metrics go into the same run;
     - the run ends as FINISHED, or as FAILED on an exception, an interrupt or an early exit of the process (only a
       `kill -9` leaves it as running);
-    - new PNG files of a folder become artifacts after each epoch.
+    - new PNG files of a folder become artifacts after each epoch;
+    - the best network may be registered as a model, with its signature.
 
     Args:
         tracking_uri: e.g. `sqlite:////runs/mlruns.db` or a server's address; MLFLOW_TRACKING_URI goes before it.
@@ -55,6 +58,10 @@ class MLFlowRun(MLFlowHandler):
         iteration_interval: iterations between two points of the losses' curves; an epoch's last iteration always
             is one; 0 logs the metrics of epochs only.
         output_transform: trainer's output to a dict of scalars; None takes all of them.
+        registered_model: name under which the network is registered when the run is complete; None leaves that out.
+        network: for the registry, see `crossmoda.engines.register_model`.
+        weights: for the registry: checkpoint of the network.
+        window: for the registry: shape of an input.
         kwargs: the other arguments of `MLFlowHandler`.
     """
 
@@ -71,6 +78,10 @@ class MLFlowRun(MLFlowHandler):
         pictures_dir: str | Path | None = None,
         iteration_interval: int = 10,
         output_transform: Callable[[Any], Mapping[str, float]] | None = None,
+        registered_model: str | None = None,
+        network: nn.Module | None = None,
+        weights: str | Path | None = None,
+        window: Sequence[int] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -90,6 +101,7 @@ class MLFlowRun(MLFlowHandler):
         self.validator = validator
         self.pictures_dir = Path(pictures_dir) if pictures_dir else None
         self.logged_pictures: dict[Path, float] = {}
+        self.registered_model, self.network, self.weights, self.window = registered_model, network, weights, window
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer or an evaluator (and with the trainer's validator)."""
@@ -124,6 +136,15 @@ class MLFlowRun(MLFlowHandler):
         """Log artifacts and the pictures that handlers wrote after this one."""
         super().complete()
         self._log_pictures()
+        if self.registered_model and self.cur_run is not None:
+            register_model(
+                self.client.tracking_uri,
+                self.cur_run.info.run_id,
+                self.network,
+                self.weights,
+                self.window,
+                self.registered_model,
+            )
 
     def close(self) -> None:
         """End the run as FINISHED."""
