@@ -145,25 +145,27 @@ class SaveCaseReportd(MapTransform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Write the report and hand the data on unchanged."""
-        members = [labels.numpy() for labels in last_member_labels(self.inferer)]
         for key in self.key_iterator(data):
-            raw = nib.load(str(data[key].meta["filename_or_obj"]))
-            axes = [world_axis(raw.affine, axis) for axis in range(3)]
-            features = scan_features(
-                data[self.image_key].detach().cpu().numpy()[0],
-                [abs(step) for _, step in axes],
-                [raw.shape[axis] for axis, _ in axes],
-            )
-            report = case_report(
-                str(data[self.case_key]),
-                data[key].detach().cpu().numpy()[0],
-                raw.affine,
-                self.classes,
-                data[self.probabilities_key].detach().cpu().numpy(),
-                members,
-                features,
-                self.reference,
-                self.thresholds,
-            )
-            write_report(report, self.output_dir)
+            write_report(self.report(data, key), self.output_dir)
         return dict(data)
+
+    def report(self, data: Mapping[Hashable, Any], key: Hashable) -> dict[str, Any]:
+        """The report of one label map, see `case_report`; nothing is written."""
+        raw = nib.load(str(data[key].meta["filename_or_obj"]))
+        axes = [world_axis(raw.affine, axis) for axis in range(3)]
+        features = scan_features(
+            data[self.image_key].detach().cpu().numpy()[0],
+            [abs(step) for _, step in axes],
+            [raw.shape[axis] for axis, _ in axes],
+        )
+        return case_report(
+            str(data[self.case_key]),
+            data[key].detach().cpu().numpy()[0],
+            raw.affine,
+            self.classes,
+            data[self.probabilities_key].detach().cpu().numpy(),
+            [labels.numpy() for labels in last_member_labels(self.inferer)],
+            features,
+            self.reference,
+            self.thresholds,
+        )
