@@ -54,7 +54,7 @@ def trained(data_list, tmp_path_factory):
 
 
 def test_metadata_follows_the_schema():
-    schema = json.loads((ROOT / "tests/data/schemas/meta_schema_20240725.json").read_text())
+    schema = json.loads((ROOT / "shared/crossmoda/packaging/schemas/meta_schema_20240725.json").read_text())
     metadata = json.loads((CONFIGS / "metadata.json").read_text())
     jsonschema.validate(metadata, schema)
     assert metadata["schema"].endswith("meta_schema_20240725.json")

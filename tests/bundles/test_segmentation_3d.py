@@ -59,7 +59,7 @@ def small_network():
 
 @pytest.mark.parametrize("name", ["metadata", "methods/nnunet_2d_metadata"])
 def test_metadata_follows_the_schema(name):
-    schema = json.loads((ROOT / "tests/data/schemas/meta_schema_20240725.json").read_text())
+    schema = json.loads((ROOT / "shared/crossmoda/packaging/schemas/meta_schema_20240725.json").read_text())
     metadata = json.loads((CONFIGS / f"{name}.json").read_text())
     jsonschema.validate(metadata, schema)
     assert metadata["schema"].endswith("meta_schema_20240725.json")

@@ -237,7 +237,8 @@ def test_exports(trained, tmp_path):
 @BOTH
 def test_fits_its_metadata(method, tmp_path):
     content = json.loads(METADATA.read_text())
-    jsonschema.validate(content, json.loads((ROOT / "tests/data/schemas/meta_schema_20240725.json").read_text()))
+    schema = ROOT / "shared/crossmoda/packaging/schemas/meta_schema_20240725.json"
+    jsonschema.validate(content, json.loads(schema.read_text()))
     verify_net_in_out("network_def", config_file=paths("inference", *method), meta_file=str(METADATA))
     content["network_data_format"]["outputs"]["pred"]["num_channels"] += 1  # and the check would notice
     (tmp_path / "metadata.json").write_text(json.dumps(content))

@@ -90,7 +90,7 @@ def read_json(path):
 
 
 def test_metadata_follows_the_schema():
-    schema = read_json(ROOT / "tests/data/schemas/meta_schema_20240725.json")
+    schema = read_json(ROOT / "shared/crossmoda/packaging/schemas/meta_schema_20240725.json")
     metadata = read_json(CONFIGS / "metadata.json")
     jsonschema.validate(metadata, schema)
     assert metadata["version"] in metadata["changelog"]

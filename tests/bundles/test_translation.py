@@ -49,7 +49,7 @@ def trained(request, data_list, tmp_path_factory):
 
 
 def test_metadata_follows_the_schema():
-    schema = json.loads((ROOT / "tests" / "data" / "schemas" / "meta_schema_20240725.json").read_text())
+    schema = json.loads((ROOT / "shared/crossmoda/packaging/schemas/meta_schema_20240725.json").read_text())
     validator = jsonschema.validators.validator_for(schema)(schema)
     for method in METHODS:
         faults = validator.iter_errors(json.loads(Path(metadata_file(method)).read_text()))
