@@ -13,6 +13,7 @@ from crossmoda.metrics.segmentation import (
     summarise,
     write_metrics,
 )
+from crossmoda.metrics.size import Growth, TumourSize, growth, tumour_size
 from crossmoda.metrics.slices import edge_agreement, slice_flicker, structure_contrast
 from crossmoda.metrics.translation import compare_sets, evaluate_translations, evaluate_translations_or_exit, judge_case
 
@@ -20,6 +21,8 @@ __all__ = [
     "BOUNDARY",
     "EMPTY_ASSD_MM",
     "METRICS",
+    "Growth",
+    "TumourSize",
     "assd",
     "compare_sets",
     "dice_per_class",
@@ -32,6 +35,7 @@ __all__ = [
     "evaluate_translations",
     "evaluate_translations_or_exit",
     "gap_closed",
+    "growth",
     "has_parts",
     "judge_case",
     "paired_test",
@@ -40,5 +44,6 @@ __all__ = [
     "slice_flicker",
     "structure_contrast",
     "summarise",
+    "tumour_size",
     "write_metrics",
 ]
