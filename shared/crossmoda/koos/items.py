@@ -34,6 +34,7 @@ def koos_items(
     translations: str | Path | None = None,
     check: Check = "full",
     progress: bool = True,
+    pairs: bool = False,
 ) -> list[Item]:
     """Graded cases of a data list: ceT1 scans with label and grade, to learn from.
 
@@ -46,15 +47,19 @@ def koos_items(
             as the bundle `translation` writes; None leaves them out.
         check: as in `crossmoda.data.load_datalist`.
         progress: whether to show a bar while checking.
+        pairs: whether `translations` must be given.
 
     Returns:
         Items {case, site, koos (1 to 4), ceT1, mask} with absolute paths, `hrT2` with `translations`, `parcellation`
         where the data list has one; in its order.
 
     Raises:
-        InputError: at the first fault of a scan or label, a case without a grade or with an unknown one, without a
-            translation or with one on another grid, or if no graded case is left.
+        InputError: without `translations` where pairs are wanted, at the first fault of a scan or label, a case without
+            a grade or with an unknown one, without a translation or with one on another grid, or if no graded case is
+            left.
     """
+    if pairs and not translations:
+        raise InputError(f"{data_list} has ceT1 alone: give --translations, datalist.json of the pseudo-hrT2 (MSF-Net)")
     listed = read_sections(data_list, (section,))[section]
     graded = [item for item in listed if not _is_post_operative(item)]
     if len(graded) < len(listed):

@@ -3,6 +3,7 @@
 from crossmoda.networks.blur import BlurDown, BlurUp
 from crossmoda.networks.deep_supervision_dynunet import DeepSupervisionDynUNet
 from crossmoda.networks.init import init_kaiming, init_normal, init_xavier, initialise
+from crossmoda.networks.msf_koos_net import KoosHead, MSFKoosNet, Projector
 from crossmoda.networks.msf_net import MSFDecoder, MSFDiscriminator, MSFEncoder, MSFGenerator, MSFProxyDecoder
 from crossmoda.networks.padding import pad_to_multiple
 from crossmoda.networks.patch_discriminator import AntialiasedPatchDiscriminator
@@ -21,12 +22,15 @@ __all__ = [
     "BlurDown",
     "BlurUp",
     "DeepSupervisionDynUNet",
+    "KoosHead",
     "MSFDecoder",
     "MSFDiscriminator",
     "MSFEncoder",
     "MSFGenerator",
+    "MSFKoosNet",
     "MSFProxyDecoder",
     "PatchProjector",
+    "Projector",
     "QueryAttention",
     "ResUNet2d5",
     "ResidualUNet3d",

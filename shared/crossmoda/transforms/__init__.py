@@ -23,6 +23,7 @@ from crossmoda.transforms.rotate_scale import RandRotateScaled, rotation_margin
 from crossmoda.transforms.slice_intensity import ScaleSliceIntensityd
 from crossmoda.transforms.spline_spacing import SplineSpacing, SplineSpacingd
 from crossmoda.transforms.structures import AddStructuresd
+from crossmoda.transforms.tumour_crop import RandTumourCropd, TumourCropd
 from crossmoda.transforms.unpaired_slices import (
     RandUnpairedSlice,
     UnpairedSlices,
@@ -49,11 +50,13 @@ __all__ = [
     "RandMultiDimensionalCLAHEd",
     "RandRegionIntensityd",
     "RandRotateScaled",
+    "RandTumourCropd",
     "RandUnpairedSlice",
     "ScaleSliceIntensityd",
     "SmoothSliceIntensityd",
     "SplineSpacing",
     "SplineSpacingd",
+    "TumourCropd",
     "UnpairedSlices",
     "ValidationSlices",
     "fixed_patch_affine",
