@@ -1,6 +1,7 @@
 """Metrics of the challenge and of translations, their summaries, and comparisons of systems."""
 
 from crossmoda.metrics.comparison import gap_closed, paired_test
+from crossmoda.metrics.grades import constant_guesses, grade_metrics, macro_error
 from crossmoda.metrics.measures import EMPTY_ASSD_MM, assd, dice_per_class
 from crossmoda.metrics.parts import BOUNDARY, evaluate_parts, has_parts, part_boundary
 from crossmoda.metrics.segmentation import (
@@ -25,6 +26,7 @@ __all__ = [
     "TumourSize",
     "assd",
     "compare_sets",
+    "constant_guesses",
     "dice_per_class",
     "edge_agreement",
     "evaluate",
@@ -35,9 +37,11 @@ __all__ = [
     "evaluate_translations",
     "evaluate_translations_or_exit",
     "gap_closed",
+    "grade_metrics",
     "growth",
     "has_parts",
     "judge_case",
+    "macro_error",
     "paired_test",
     "part_boundary",
     "read_metrics",
