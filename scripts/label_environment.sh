@@ -12,9 +12,9 @@ if ! cat requirements-label.txt shared/pyproject.toml scripts/label_environment.
     echo "Installing into .venv-label (once, a few minutes) ..."
     [ -x .venv-label/bin/python ] || "$python" -m venv .venv-label
     # Written last: an installation that was broken off is taken up again.
-    .venv-label/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-label.txt &&
-        .venv-label/bin/python -m pip install --quiet --disable-pip-version-check --no-deps monailabel==0.8.5 pydicom-seg==0.4.1 &&
-        .venv-label/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable shared &&
+    .venv-label/bin/python -m pip install --quiet --no-compile --disable-pip-version-check -r requirements-label.txt &&
+        .venv-label/bin/python -m pip install --quiet --no-compile --disable-pip-version-check --no-deps monailabel==0.8.5 pydicom-seg==0.4.1 &&
+        .venv-label/bin/python -m pip install --quiet --no-compile --disable-pip-version-check --no-deps --editable shared &&
         cat requirements-label.txt shared/pyproject.toml scripts/label_environment.sh > "$label_stamp" || return 1
 fi
 export PATH="$PWD/.venv-label/bin:$PATH"

@@ -65,12 +65,11 @@ def read_pairs(words: list[str], bundles: list[str], option: str) -> dict[str, s
     return pairs
 
 
-def environment(app_dir: Path, host: str, port: int) -> dict[str, str]:
+def environment(app_dir: Path, host: str) -> dict[str, str]:
     """What MONAI Label reads from the environment."""
     local = host in LOOPBACK
     return {
         **os.environ,
-        "MONAI_LABEL_CORS_ORIGINS": json.dumps([f"http://127.0.0.1:{port}"]),  # else any web page may ask
         "MONAI_LABEL_SESSIONS": "false",  # they unpack archives
         "MONAI_LABEL_DATASTORE_FILE_EXT": json.dumps(["*.nii.gz", "*.nii"]),
         "BUNDLE_DOWNLOAD_SRC": "local",  # never asks the model zoo
@@ -111,7 +110,7 @@ def main(argv: list[str] | None = None) -> None:
     command += ["--studies", str(studies), "--host", arguments.host, "--port", str(arguments.port)]
     command += ["--uvicorn_app", "crossmoda.serving.label.web:app"]
     os.chdir(app_dir)  # a scan's name must not find a file here
-    os.execve(sys.executable, command, environment(app_dir, arguments.host, arguments.port))
+    os.execve(sys.executable, command, environment(app_dir, arguments.host))
 
 
 if __name__ == "__main__":
