@@ -1,6 +1,18 @@
 """HTML pages: the report that judges a set of systems, and the inspection of a data list before training."""
 
+from crossmoda.report.case import CaseFindings, Study, draw_planes, findings_tables, write_case_report
 from crossmoda.report.inspection import Inspection, inspect, write_inspection
 from crossmoda.report.page import ReportInput, write_report
 
-__all__ = ["Inspection", "ReportInput", "inspect", "write_inspection", "write_report"]
+__all__ = [
+    "CaseFindings",
+    "Inspection",
+    "ReportInput",
+    "Study",
+    "draw_planes",
+    "findings_tables",
+    "inspect",
+    "write_case_report",
+    "write_inspection",
+    "write_report",
+]
