@@ -1,0 +1,148 @@
+"""Run a paper's whole system, or our own best one: from scans to a report."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from crossmoda.data import write_text
+from crossmoda.errors import InputError, exit_on_input_error
+from crossmoda.recipes import load_recipe, read_changes, read_presets, recipe_names, resolve, rules_until
+
+SCRIPTS = Path(__file__).resolve().parent
+RECIPES, PROFILES = SCRIPTS / "recipes", SCRIPTS / "profiles"
+RECIPE_FILE = "recipe.yaml"
+IDENTITY = ("name", "preset", "phantom", "data_root", "data_list")  # a run keeps these
+ENVIRONMENT = {  # as in environment.sh
+    "MPLBACKEND": "Agg",
+    "GOMP_SPINCOUNT": "1000",
+    "MALLOC_MMAP_THRESHOLD_": "2147483648",
+    "MALLOC_TRIM_THRESHOLD_": "8589934592",
+}
+EPILOG = """\
+  run_recipe.py li2021                                     on the head phantom, sizes for two CPU cores
+  run_recipe.py li2021 --data datalist.json --jobs 4       on your data, at the paper's sizes
+  run_recipe.py li2021 --data datalist.json --truth oracle.json   judged, and beside an oracle
+  run_recipe.py shin2021 --data datalist.json --profile slurm --jobs 20
+  run_recipe.py best --config seed=1 --config translators::cyclegan::train::max_epochs=30
+
+Stop or kill it whenever you like; started again it goes on. docs/recipes.md says more.
+"""
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("recipe", metavar="RECIPE", help=f"{', '.join(recipe_names(RECIPES))}, or a YAML file")
+    parser.add_argument(
+        "--data", metavar="PATH", help="data list, or folder of a crossMoDA release or phantom; without: a phantom"
+    )
+    parser.add_argument(
+        "--truth", metavar="PATH", help="labels of the target scans, for bounds and judgement: a data list, or a folder"
+    )
+    parser.add_argument("--preset", help="phantom (default without --data) or paper (default with --data)")
+    parser.add_argument("--output_dir", metavar="DIR", help="folder of the run (default: runs/RECIPE)")
+    parser.add_argument("--jobs", type=int, metavar="J", help="cores, or jobs on a cluster (default: all cores; 20)")
+    parser.add_argument("--profile", metavar="NAME", help="slurm, or the folder of a Snakemake profile")
+    parser.add_argument("--until", metavar="STAGE", help="stop after data, prepare, translate, segment, ...")
+    parser.add_argument("--dry-run", action="store_true", help="list the jobs and leave")
+    parser.add_argument(
+        "--config", action="append", nargs="+", default=[], metavar="KEY=VALUE", help="change values of the recipe"
+    )
+    return parser.parse_args(argv)
+
+
+def read_config(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the Snakefile takes."""
+    recipe = load_recipe(arguments.recipe, RECIPES)
+    preset = arguments.preset or ("paper" if arguments.data else "phantom")
+    output_dir = Path(arguments.output_dir or Path("runs") / recipe["name"]).absolute()
+    data, truth = (Path(path).absolute() if path else None for path in (arguments.data, arguments.truth))
+    changes = read_changes([entry for group in arguments.config for entry in group])
+    config = resolve(recipe, preset, read_presets(RECIPES), output_dir, data, truth, changes)
+    return {**config, "preset": preset}
+
+
+def check_folder(config: dict[str, Any]) -> None:
+    """Refuse a folder that holds another run."""
+    path = Path(config["output_dir"]) / RECIPE_FILE
+    if not path.is_file():
+        return
+    before = yaml.safe_load(path.read_text(encoding="utf-8"))
+    other = [key for key in IDENTITY if before.get(key) != config.get(key)]
+    if other:
+        raise InputError(f"{path.parent} holds a run with another {other[0]}: give another --output_dir")
+
+
+def find_profile(name: str) -> Path:
+    """The folder of a profile."""
+    for folder in (PROFILES / name, Path(name).absolute()):
+        if (folder / "config.yaml").is_file():
+            return folder
+    known = ", ".join(sorted(path.name for path in PROFILES.iterdir()))
+    raise InputError(f"there is no profile '{name}': give {known}, or a folder with a config.yaml")
+
+
+def snakemake_command(arguments: argparse.Namespace, config: dict[str, Any], file: Path, folder: Path) -> list[str]:
+    """The command line of the pipeline.
+
+    Args:
+        arguments: of this script.
+        config: of the Snakefile.
+        file: that holds it.
+        folder: working directory, where Snakemake remembers what it has done.
+    """
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(SCRIPTS / "Snakefile")]
+    command += ["--configfile", str(file), "--directory", str(folder)]
+    # --nolock, --rerun-incomplete: a killed run needs no unlocking; what it was writing is made again.
+    command += ["--nolock", "--rerun-incomplete", "--quiet", "rules", "host", "reason"]
+    if arguments.profile:
+        command += ["--profile", str(find_profile(arguments.profile)), "--jobs", str(arguments.jobs or 20)]
+    else:
+        command += ["--cores", str(arguments.jobs or os.cpu_count()), "--resources", "gpu=1"]
+    if arguments.until:
+        command += ["--until", *rules_until(config, arguments.until)]
+    return command + (["--dry-run"] if arguments.dry_run else [])
+
+
+@exit_on_input_error
+def main(argv: list[str] | None = None) -> int:
+    """Run a recipe; returns the exit code."""
+    arguments = parse_arguments(argv)
+    if arguments.jobs is not None and arguments.jobs < 1:
+        raise InputError(f"--jobs {arguments.jobs}: give 1 or more")
+    config = read_config(arguments)
+    run = Path(config["output_dir"])
+    check_folder(config)
+    with tempfile.TemporaryDirectory(prefix="recipe_") as temporary:
+        # A dry run writes nothing into the folder of a run that is not there yet.
+        folder = Path(temporary) if arguments.dry_run and not run.is_dir() else run
+        file = (Path(temporary) if arguments.dry_run else run) / RECIPE_FILE
+        command = snakemake_command(arguments, config, file, folder)
+        try:
+            write_text(yaml.safe_dump(config, sort_keys=False), file)
+        except OSError as error:
+            raise InputError(f"{file} can't be written ({error.strerror}): give another --output_dir") from None
+        try:
+            code = subprocess.call(command, env={**ENVIRONMENT, **os.environ})
+        except KeyboardInterrupt:
+            print("stopped; run again to go on", file=sys.stderr)
+            return 130
+    if code == 0 and not arguments.dry_run and (run / "finished").is_file():
+        print(
+            f"Finished: {run / 'report' / 'index.html'}. On new scans: scripts/predict.py {run} SCAN --output_dir OUT"
+        )
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
