@@ -2,6 +2,7 @@
 """Checks a bundle, and what you put on top of it, before anything runs: misspelt keys, missing ids, metadata.
 
     python scripts/check_bundle.py segmentation-2.5d
+    python scripts/check_bundle.py segmentation-2.5d_v0.2.0.zip
     python scripts/check_bundle.py segmentation-2.5d --config train --overlays li2021 phantom --override max_epochs=3
 
 MONAI adds a key that it does not know to the config and trains with the default; this names the key that was probably
@@ -14,16 +15,17 @@ import argparse
 import ast
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from crossmoda.bundle import bundle_root
 from crossmoda.errors import InputError, exit_on_input_error
-from crossmoda.packaging import check_bundle, check_config
+from crossmoda.packaging import check_bundle, check_config, unpack_bundle
 
 
 def parse_arguments() -> argparse.Namespace:
     """Arguments of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", help="of a bundle, e.g. segmentation-2.5d, or a bundle's folder")
+    parser.add_argument("name", help="of a bundle, e.g. segmentation-2.5d, a bundle's folder, or a package's zip")
     parser.add_argument("--config", help="only this workflow: train, inference, ... (default: all, and the metadata)")
     parser.add_argument("--overlays", nargs="+", default=[], help="merged on top, in order: li2021, phantom, my.yaml")
     parser.add_argument("--override", nargs="+", default=[], metavar="KEY=VALUE", help="as for monai.bundle run")
@@ -49,10 +51,18 @@ def overrides_of(words: list[str]) -> dict[str, object]:
 
 @exit_on_input_error
 def main() -> None:
-    """Print the faults."""
+    """Check a folder, or a zip that is unpacked carefully for it."""
     arguments = parse_arguments()
+    if arguments.name.endswith(".zip"):
+        with TemporaryDirectory() as folder:
+            check(unpack_bundle(arguments.name, folder), arguments)
+        return
     is_folder = (Path(arguments.name) / "configs" / "metadata.json").is_file()
-    root = Path(arguments.name if is_folder else bundle_root(arguments.name))
+    check(Path(arguments.name if is_folder else bundle_root(arguments.name)), arguments)
+
+
+def check(root: Path, arguments: argparse.Namespace) -> None:
+    """Print the faults of a bundle's folder."""
     if arguments.config:
         faults = check_config(root, arguments.config, arguments.overlays, overrides_of(arguments.override))
     else:

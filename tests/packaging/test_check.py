@@ -58,6 +58,7 @@ def test_trainings_in_several_processes_have_no_fault(path):
         ({"deep_loss": "@loss", "loss": "@deep_loss"}, "references go in a circle: "),
         ({"seed": "$torhc.initial_seed()"}, "seed: 'torhc' is defined by no import: did you mean 'torch'?"),
         ({"seed": "$torch.initial_sed()"}, "seed: torch has no 'initial_sed': did you mean 'initial_seed'?"),
+        ({"seed": "$@batch_size + len('imports')"}, "seed: MONAI cannot read an expression with both 'import' and"),
         ({"seed": "$1 +"}, "seed: '$1 +' is not Python"),
         ({"train::handlers": "$[]"}, "train::handlers: must be a list of handlers"),
         ({"train::trainer::train_handlers": []}, "train::trainer::train_handlers: write '@train::handlers'"),

@@ -80,6 +80,9 @@ def expression_faults(config: Config, used: Mapping[str, Any]) -> list[str]:
     expressions = imports | {place: value for place, value in used.items() if ConfigExpression.is_expression(value)}
     faults, trees, names = [], {}, {}
     for place, value in expressions.items():
+        if "import" in value and "@" in value:
+            faults.append(f"{place}: MONAI cannot read an expression with both 'import' and a reference: '{value}'")
+            continue
         text = ReferenceResolver.id_matcher.sub(REFERENCE, ReferenceResolver.normalize_id(value)[1:])
         try:
             tree = ast.parse(text.strip())
