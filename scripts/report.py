@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from crossmoda.errors import InputError, exit_on_input_error
-from crossmoda.report import ReportInput, write_report
+from crossmoda.report import ReportInput, write_report, write_unjudged_report
 
 DESCRIPTION = """\
 Judge systems against their bounds. Writes index.html (self-contained), results.md, results.json and pictures/*.png,
@@ -50,6 +50,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--data_list", metavar="FILE", help="data list with the truth; without it no scans are shown")
     parser.add_argument("--section", default="target_validation", help="section that was evaluated (%(default)s)")
     parser.add_argument("--focus", metavar="NAME", help="system whose cases are shown (default: the best non-bound)")
+    parser.add_argument(
+        "--unjudged", action="store_true", help="there is no truth: show what was found, without metrics and bounds"
+    )
     parser.add_argument("--title", default="crossmoda report")
     parser.add_argument("--note", default="", help="a sentence for the top, e.g. that the scans are of a phantom")
     parser.add_argument(
@@ -75,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
         note=arguments.note,
         facts=named(arguments.fact, "--fact"),
     )
-    print(write_report(report, arguments.output))
+    print((write_unjudged_report if arguments.unjudged else write_report)(report, arguments.output))
     print(f"\nThe whole report: {Path(arguments.output).absolute() / 'index.html'}")
     return 0
 

@@ -3,6 +3,7 @@
 from crossmoda.report.case import CaseFindings, Study, draw_planes, findings_tables, write_case_report
 from crossmoda.report.inspection import Inspection, inspect, write_inspection
 from crossmoda.report.page import ReportInput, write_report
+from crossmoda.report.unjudged import write_unjudged_report
 
 __all__ = [
     "CaseFindings",
@@ -15,4 +16,5 @@ __all__ = [
     "write_case_report",
     "write_inspection",
     "write_report",
+    "write_unjudged_report",
 ]

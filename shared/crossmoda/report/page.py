@@ -80,18 +80,13 @@ def write_report(report: ReportInput, output_dir: str | Path) -> str:
     """
     if not report.systems:
         raise InputError("a report needs at least one system: give --system NAME=DIR")
-    folders = {name: _folder_with(folder, "metrics.csv") for name, folder in report.systems.items()}
+    folders = {name: folder_with(folder, "metrics.csv") for name, folder in report.systems.items()}
     rows = {name: read_metrics(folder / "metrics.csv") for name, folder in folders.items()}
     results = tables.compare(rows, report.source_only, report.oracle)
     focus = report.focus or _best_system(results)
     if focus not in rows:
         raise InputError(f"'{focus}' is none of the systems {', '.join(rows)}: correct --focus")
-    facts = {
-        "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "git revision": git_revision(),
-        **versions(),
-        **report.facts,
-    }
+    facts = run_facts(report)
     results |= {"focus": focus, "note": report.note, "facts": facts}
     figures = _figures(report, folders, rows, focus)
     main = tables.main_table(results)
@@ -102,24 +97,52 @@ def write_report(report: ReportInput, output_dir: str | Path) -> str:
         tables.grade_table(rows),
         tables.comparison_table(results),
         translation_table(
-            {name: _volumes(folder) for name, folder in report.translations.items()},
-            {name: _history(folder) for name, folder in report.translations.items()},
+            {name: volumes_folder(folder) for name, folder in report.translations.items()},
+            {name: training_history(folder) for name, folder in report.translations.items()},
         ),
     ]
     others = [table for table in others if table is not None]
-    pictures = {name: _png(figure) for name, figure in figures.items()}
+    write_files(report, focus, (main, *others), figures, results, output_dir)
+    return main.text()
+
+
+def write_files(
+    report: ReportInput,
+    focus: str,
+    found: Sequence[tables.Table],
+    figures: Mapping[str, Figure],
+    results: Mapping[str, Any],
+    output_dir: str | Path,
+) -> None:
+    """Write a report's files.
+
+    Args:
+        report: what it is of.
+        focus: the system that stands out.
+        found: the main table, then the others.
+        figures: by name, as the page's template knows them.
+        results: numbers for `results.json`, `facts` among them.
+        output_dir: where to write.
+    """
+    pictures = {name: png_bytes(figure) for name, figure in figures.items()}
     output_dir = Path(output_dir)
     for name, content in pictures.items():
         with replacing(output_dir / "pictures" / f"{name}.png") as temporary:
             temporary.write_bytes(content)
-    markdown = "\n\n".join([report.note, *[table.markdown() for table in (main, *others)]]).strip()
+    markdown = "\n\n".join([report.note, *[table.markdown() for table in found]]).strip()
     write_text(markdown + "\n", output_dir / "results.md")
     write_text(json.dumps(results, indent=1) + "\n", output_dir / "results.json")
-    write_text(_html(report, focus, main, others, pictures, facts), output_dir / "index.html")
-    return main.text()
+    main, *others = found
+    write_text(render_html(report, focus, main, others, pictures, results["facts"]), output_dir / "index.html")
 
 
-def _html(
+def run_facts(report: ReportInput) -> dict[str, str]:
+    """When and with what a report was made."""
+    made = {"made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), "git revision": git_revision()}
+    return {**made, **versions(), **report.facts}
+
+
+def render_html(
     report: ReportInput,
     focus: str,
     main: tables.Table,
@@ -127,6 +150,7 @@ def _html(
     pictures: Mapping[str, bytes],
     facts: Mapping[str, str],
 ) -> str:
+    """The page: main table, further tables, pictures by name, facts."""
     environment = Environment(
         loader=PackageLoader("crossmoda.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
@@ -150,9 +174,15 @@ def _figures(
         figures["overlays_VS"] = overlay_figure(cases, VS, 40.0, captions["VS"])
         figures["overlays_cochlea"] = overlay_figure(cases, COCHLEA, 26.0, captions["cochlea"])
         if report.translations:
-            figures["translations"] = translation_figure(_translation_panels(report))
+            figures["translations"] = translation_figure(translation_panels(report))
+    return figures | curves(report)
+
+
+def curves(report: ReportInput) -> dict[str, Figure]:
+    """Losses and scores of the trainings over the epochs, where they are known."""
+    figures = {}
     for name, folders_of in (("curves_translators", report.translations), ("curves_segmenters", report.systems)):
-        paths = {run: _history(folder) for run, folder in folders_of.items()}
+        paths = {run: training_history(folder) for run, folder in folders_of.items()}
         histories = {run: read_history(path) for run, path in paths.items() if path}
         if histories:
             figures[name] = history_figure(histories)
@@ -197,7 +227,7 @@ def merged_prediction(prediction: Volume, row: Mapping[str, Any]) -> Volume:
     return prediction.mapped(MERGE_2023) if divided else prediction
 
 
-def _translation_panels(report: ReportInput, columns: int = 3) -> dict[str, list]:
+def translation_panels(report: ReportInput, columns: int = 3) -> dict[str, list]:
     """Source cases from all sites by turns; the same cases from each translator; real scans of the same sites."""
     sources = load_datalist(report.data_list, "source_training", True, check="header", progress=False)
     targets = load_datalist(report.data_list, "target_training", check="header", progress=False)
@@ -209,7 +239,7 @@ def _translation_panels(report: ReportInput, columns: int = 3) -> dict[str, list
         windows[item["case"]] = roi_window(label)
         panels["ceT1"].append((item["case"], Volume.load(item["image"]), windows[item["case"]], label.array > 0))
     for name, folder in report.translations.items():
-        path_of = _folder_with(folder, f"{chosen[0]['case']}_hrT2.nii.gz")
+        path_of = folder_with(folder, f"{chosen[0]['case']}_hrT2.nii.gz")
         kind = f"{name}\n(translated)"
         panels[kind] = []
         for item in chosen:
@@ -243,7 +273,7 @@ def _best_system(results: Mapping[str, Any]) -> str:
     return max(candidates, key=lambda name: systems[name]["all"]["dice"]["mean"]["mean"])
 
 
-def _folder_with(folder: str | Path, name: str) -> Path:
+def folder_with(folder: str | Path, name: str) -> Path:
     """The folder, or the one in it where results are put, that holds a file."""
     folder = Path(folder).absolute()
     for candidate in (folder, folder / "predictions", folder / "volumes"):
@@ -252,12 +282,12 @@ def _folder_with(folder: str | Path, name: str) -> Path:
     raise InputError(f"{folder} has no {name} (nor in predictions or volumes): run that stage first")
 
 
-def _volumes(folder: str | Path) -> Path:
+def volumes_folder(folder: str | Path) -> Path:
     """The folder of a translator's volumes."""
     return Path(folder) / "volumes" if (Path(folder) / "volumes").is_dir() else Path(folder)
 
 
-def _history(folder: str | Path) -> Path | None:
+def training_history(folder: str | Path) -> Path | None:
     """`history.csv` of the training that a folder belongs to."""
     for candidate in (Path(folder), Path(folder).absolute().parent):
         if (candidate / "history.csv").is_file():
@@ -265,7 +295,8 @@ def _history(folder: str | Path) -> Path | None:
     return None
 
 
-def _png(figure: Figure) -> bytes:
+def png_bytes(figure: Figure) -> bytes:
+    """A figure as a PNG file."""
     content = BytesIO()
     figure.savefig(content, format="png", metadata={"Software": None})
     return content.getvalue()

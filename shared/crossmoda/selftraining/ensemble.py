@@ -7,7 +7,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +99,7 @@ def predict_ensemble(
     save_probability_maps: bool = False,
     options: Mapping[str, Any] | None = None,
     progress: bool = True,
+    preparation: str | Path | None = None,
 ) -> None:
     """Segment raw scans: each network's prediction, their fusion, post-processing.
 
@@ -114,11 +115,15 @@ def predict_ensemble(
         save_probability_maps: also write the mean probabilities `<case>_prob.nii.gz`.
         options: overrides of the segmentation bundles' inference, e.g. `threads`.
         progress: whether to show a bar.
+        preparation: for networks trained on prepared volumes (overlay `prepared`): the folder of `prepare.py`, through
+            whose steps raw scans are taken; None takes the scans as they are.
 
     Raises:
         InputError: if the ensemble or a scan has a fault, or a network's prediction fails.
     """
     content, networks = read_ensemble(ensemble)
+    if preparation:
+        networks = [(for_raw_scans(network, preparation), path) for network, path in networks]
     rules = read_rules(postprocessing_rules)
     items = input_items(input, data_list, section, check="header", progress=False)
     raise_first(find_faults(items, progress=progress))
@@ -139,6 +144,20 @@ def predict_ensemble(
         for item in items:
             _write(item, folders, content, rules, output_dir, save_probability_maps)
     logger.info(f"{len(items)} scan(s) segmented by {len(networks)} network(s): {output_dir}")
+
+
+def for_raw_scans(network: Network, preparation: str | Path) -> Network:
+    """A network of prepared volumes that takes raw scans: overlay `preparation` in place of `prepared`.
+
+    Args:
+        network: of an ensemble.
+        preparation: the folder of `prepare.py`, or the name of a recipe that learns nothing.
+    """
+    member = network.member
+    overlays = member.overlays if member.inference_overlays is None else member.inference_overlays
+    swapped = ["preparation" if name == "prepared" else name for name in overlays]
+    own = {**member.infer, "preparation": str(preparation)}
+    return replace(network, member=replace(member, inference_overlays=swapped, infer=own))
 
 
 def _write(

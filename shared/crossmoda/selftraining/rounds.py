@@ -32,6 +32,7 @@ from crossmoda.selftraining.tracking import Tracking
 
 logger = logging.getLogger(__name__)
 
+HISTORY = "history.csv"
 # Overrides without effect on results.
 VOLATILE = ("data_list", "output_dir", "ckpt_dir", "ckpt_paths", "initial_weights", "progress", "threads", "device")
 
@@ -58,6 +59,7 @@ class Rounds:
         early_stop: by a label-free criterion.
         classes: of the networks.
         tracking: MLflow.
+        train_processes: of each training, one a GPU.
         progress: whether to show a bar.
     """
 
@@ -79,6 +81,7 @@ class Rounds:
         early_stop: EarlyStop | None = None,
         classes: Classes | None = None,
         tracking: Tracking | None = None,
+        train_processes: int = 1,
         progress: bool = True,
     ) -> None:
         self.data_list, self.views, self.output_dir = Path(data_list), translated, Path(output_dir).absolute()
@@ -89,6 +92,7 @@ class Rounds:
         self.train_options, self.infer_options = dict(train_options or {}), dict(infer_options or {})
         self.early_stop, self.classes = early_stop or EarlyStop(), classes or Classes()
         self.tracking, self.progress = tracking or Tracking(), progress
+        self.train_processes = train_processes
         self.translated, self.targets = self.output_dir / "translated.json", self.output_dir / "targets.json"
 
     def run(self) -> None:
@@ -216,28 +220,33 @@ class Rounds:
         name = f"round {current.number}, training of {network.name}"
         folder = current.folder / "networks" / network.name
         start = self._start(network, done)
-        files, values = training(
-            network, current.number, data_list, folder, self.train_options, start and done[-1].checkpoints[start]
-        )
+        weights, count = start and done[-1].checkpoints[start], self.train_processes
+        files, values = training(network, current.number, data_list, folder, self.train_options, weights, count)
         settings = ["training", files_digest(files), _lasting(values), file_digest(data_list), current.key]
         settings.append(start and done[-1].keys[start])
         log = current.folder / "logs" / f"training_{network.name}.log"
 
         def train() -> None:
             extra = self.tracking.training(network.member.bundle, f"round {current.number} {network.name}")
-            run_bundle(name, files, values | extra, log, self.tracking.environment(run))
+            run_bundle(name, files, values | extra, log, self.tracking.environment(run), processes=count)
 
         current.keys[network] = self.steps.run(name, folder, settings, train)
         current.checkpoints[network] = folder / "model" / "model.pt"
 
     def _take(self, current: Round, network: Network, given: Path) -> None:
-        """Copy a given teacher's weights, so that the results do not depend on files elsewhere."""
+        """Copy a given teacher, so that the results do not depend on files elsewhere.
+
+        Its history goes along: by its validation Dice the rule of the ensemble can choose in round 0, too.
+        """
         folder = current.folder / "networks" / network.name
         checkpoint = folder / "model" / "model.pt"
 
         def copy() -> None:
             with replacing(checkpoint) as temporary:
                 shutil.copyfile(given, temporary)
+            history = given.parent.parent / HISTORY  # of a training with `<output_dir>/model` as its ckpt_dir
+            if history.is_file():
+                shutil.copyfile(history, folder / HISTORY)
 
         name = f"round 0, weights of {network.name}"
         current.keys[network] = self.steps.run(name, folder, ["given", file_digest(given)], copy)
@@ -298,7 +307,7 @@ class Rounds:
 
     def _source_dice(self, current: Round, network: Network) -> float | None:
         folder = current.folder / "networks" / network.name
-        return best_validation_dice(folder) if (folder / "history.csv").is_file() else None
+        return best_validation_dice(folder) if (folder / HISTORY).is_file() else None
 
     def _predict(self, current: Round, network: Network, view: int) -> None:
         """Probabilities of the target scans by one network."""
