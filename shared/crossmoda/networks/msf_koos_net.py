@@ -91,7 +91,8 @@ class MSFKoosNet(_Freezable):
     """A crop of one scan, of any modality, and the tumour's mask -> Koos grade (Han 2022, 3.3).
 
     Each three adjacent slices go through MSF-Net's encoder E, so that Z slices make Z - 2 of the features; the mask of
-    the middle slices is shrunk to the features' size bilinearly. `KoosHead` does the rest. E has 7.5 million parameters
+    the middle slices is shrunk to the features' size bilinearly. `KoosHead` does the rest. E was trained on images in
+    [-1, 1], and its first layers take gain and offset away. E has 7.5 million parameters
     beside the head's 39.3.
 
     Args:
@@ -146,7 +147,7 @@ class MSFKoosNet(_Freezable):
         return both.unflatten(0, (batch, depth)).permute(0, 2, 3, 4, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Image in [-1, 1] and mask in [0, 1], (B, 2, X, Y, Z) -> logits (B, classes)."""
+        """Image in [0, 1] and mask in [0, 1], (B, 2, X, Y, Z) -> logits (B, classes)."""
         return self.head(self.encode(x))
 
     def project(self, x: torch.Tensor) -> torch.Tensor:

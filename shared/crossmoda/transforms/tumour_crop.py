@@ -30,7 +30,7 @@ class TumourCropd(RegionCropd):
     """
 
     def __init__(
-        self, keys: KeysCollection, size: Sequence[int], value: float = -1.0, allow_missing_keys: bool = False
+        self, keys: KeysCollection, size: Sequence[int], value: float = 0.0, allow_missing_keys: bool = False
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.size = np.array(size)
@@ -69,7 +69,7 @@ class RandTumourCropd(Randomizable, TumourCropd):
         keys: KeysCollection,
         size: Sequence[int],
         shift: Sequence[int],
-        value: float = -1.0,
+        value: float = 0.0,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, size, value, allow_missing_keys)
