@@ -1,7 +1,21 @@
-"""Bundles checked and packaged."""
+"""Bundles checked, exported and packaged."""
 
 from crossmoda.packaging.archive import check_checksums, unpack_bundle
-from crossmoda.packaging.check import check_bundle, check_config
+from crossmoda.packaging.check import check_bundle, check_config, overlay_path
+from crossmoda.packaging.export import example_input, export_onnx, export_torchscript
 from crossmoda.packaging.package import package_bundle
+from crossmoda.packaging.weights import build_network, read_weights
 
-__all__ = ["check_bundle", "check_checksums", "check_config", "package_bundle", "unpack_bundle"]
+__all__ = [
+    "build_network",
+    "check_bundle",
+    "check_checksums",
+    "check_config",
+    "example_input",
+    "export_onnx",
+    "export_torchscript",
+    "overlay_path",
+    "package_bundle",
+    "read_weights",
+    "unpack_bundle",
+]
