@@ -1,0 +1,188 @@
+# Koos grades: Han 2022's classifier on a translator's frozen encoder (and variants of it), the geometric baseline, and
+# both together, on the validation scans with predicted masks.
+#
+#   koos:
+#     encoder: msf_net            translator whose encoder is frozen, and whose volumes are the second modality
+#     masks: structures           system, self-training or fusion whose label maps are the masks
+#     overlays: [phantom]         of the bundle koos-classifier, after a network's own
+#     folds: 5
+#     seeds: [0, 1, 2]            default: the recipe's
+#     networks:                   default: Han's alone
+#       full: {overlays: []}
+#       no_pretraining: {overlays: [methods/no_pretraining], pretrain: false}
+#     geometry: {}                overrides of geometry_train.yaml; left out: no baseline
+#     combination: full           network that is combined with the baseline
+
+KOOS = config["koos"]
+KOOS_NETWORKS = KOOS.get("networks") or {"msf_koos_net": {}}
+KOOS_SEEDS = KOOS.get("seeds", [SEED])
+KOOS_FOLDS = range(KOOS.get("folds", 5))
+KOOS_METHODS = [
+    *KOOS_NETWORKS,
+    *(["geometry"] if "geometry" in KOOS else []),
+    *(["combination"] if "combination" in KOOS else []),
+]
+KOOS_DIR = RUN / "koos"
+KOOS_SOURCE = PIPELINE.scans("translation")
+KOOS_PAIRS = RUN / "translation" / KOOS["encoder"] / "volumes" / "datalist.json"
+KOOS_OPTIONS = {"data_list": KOOS_SOURCE, "translations": KOOS_PAIRS}
+KOOS_ENCODER = PIPELINE.translator_model(KOOS["encoder"]) / "model.pt"
+
+
+def koos_overlays(network):
+    """Overlays of a network's stages."""
+    return [*KOOS_NETWORKS[network].get("overlays", []), *KOOS.get("overlays", [])]
+
+
+def koos_start(wildcards):
+    """What fine-tuning starts from: the fold's pre-trained network, or the translator's encoder alone."""
+    if KOOS_NETWORKS[wildcards.network].get("pretrain", True):
+        return {"initial_weights": f"{KOOS_DIR}/{wildcards.network}/seed{wildcards.seed}/fold{wildcards.fold}/pretrain/model.pt"}
+    return {"translator": KOOS_ENCODER}
+
+
+wildcard_constraints:
+    network="|".join(KOOS_NETWORKS),
+    method="|".join(KOOS_METHODS),
+    seed=r"\d+",
+
+
+rule koos_pretrain:
+    input:
+        KOOS_SOURCE,
+        KOOS_PAIRS,
+        run=PIPELINE_RUN,
+    output: touch(KOOS_DIR / "{network}" / "seed{seed}" / "fold{fold}" / "pretrained"),
+    params:
+        command=lambda wildcards, output: bundle(
+            "koos-classifier", *koos_overlays(wildcards.network), config_file="pretrain", **KOOS_OPTIONS,
+            track=f"koos pretrain {wildcards.network} seed {wildcards.seed} fold {wildcards.fold}",
+            translator=KOOS_ENCODER, fold=wildcards.fold, num_folds=len(KOOS_FOLDS), seed=wildcards.seed,
+            output_dir=Path(output[0]).parent / "pretrain", ckpt_dir=Path(output[0]).parent / "pretrain",
+            views_dir=KOOS_DIR / "views",
+        ),
+    resources: gpu=GPU,
+    log: RUN / "logs" / "koos_pretrain_{network}_{seed}_{fold}.log",
+    shell: "CROSSMODA_PARENT_RUN_ID=$(cat {input.run:q}) {params.command} 2>&1 | tee {log:q}"
+
+
+rule koos_finetune:
+    input:
+        KOOS_SOURCE,
+        KOOS_PAIRS,
+        lambda wildcards: (
+            [f"{KOOS_DIR}/{wildcards.network}/seed{wildcards.seed}/fold{wildcards.fold}/pretrained"]
+            if KOOS_NETWORKS[wildcards.network].get("pretrain", True) else []
+        ),
+        run=PIPELINE_RUN,
+    output: touch(KOOS_DIR / "{network}" / "seed{seed}" / "fold{fold}" / "trained"),
+    params:
+        command=lambda wildcards, output: bundle(
+            "koos-classifier", *koos_overlays(wildcards.network), config_file="finetune", **KOOS_OPTIONS,
+            track=f"koos finetune {wildcards.network} seed {wildcards.seed} fold {wildcards.fold}",
+            **koos_start(wildcards), fold=wildcards.fold, num_folds=len(KOOS_FOLDS), seed=wildcards.seed,
+            output_dir=Path(output[0]).parent, ckpt_dir=Path(output[0]).parent / "model", views_dir=KOOS_DIR / "views",
+        ),
+    resources: gpu=GPU,
+    log: RUN / "logs" / "koos_finetune_{network}_{seed}_{fold}.log",
+    shell: "CROSSMODA_PARENT_RUN_ID=$(cat {input.run:q}) {params.command} 2>&1 | tee {log:q}"
+
+
+rule koos_grade:
+    # hrT2 alone, the mean of the folds (Han 2022).
+    input:
+        DATA,
+        result(KOOS["masks"]),
+        trained=lambda wildcards: [
+            KOOS_DIR / wildcards.network / f"seed{wildcards.seed}" / f"fold{fold}" / "trained" for fold in KOOS_FOLDS
+        ],
+    output: KOOS_DIR / "{network}" / "seed{seed}" / "grades.csv",
+    params:
+        command=lambda wildcards, input, output: bundle(
+            "koos-classifier", *koos_overlays(wildcards.network), config_file="inference", data_list=DATA,
+            section="target_validation", masks=PIPELINE.predictions(KOOS["masks"]), output_dir=Path(output[0]).parent,
+            ckpt_paths=[str(Path(mark).parent / "model" / "model.pt") for mark in input.trained],
+        ),
+    resources: gpu=GPU,
+    log: RUN / "logs" / "koos_grade_{network}_{seed}.log",
+    shell: "{params.command} 2>&1 | tee {log:q}"
+
+
+if "geometry" in KOOS:
+
+    rule koos_geometry_train:
+        input: KOOS_SOURCE,
+        output: KOOS_DIR / "geometry" / "seed{seed}" / "model" / "geometry.json",
+        params:
+            command=lambda wildcards, output: bundle(
+                "koos-classifier", config_file="geometry_train", data_list=KOOS_SOURCE, seed=wildcards.seed,
+                num_folds=len(KOOS_FOLDS), output_dir=Path(output[0]).parent, **KOOS["geometry"],
+            ),
+        log: RUN / "logs" / "koos_geometry_train_{seed}.log",
+        shell: "{params.command} 2>&1 | tee {log:q}"
+
+    rule koos_geometry:
+        input:
+            DATA,
+            result(KOOS["masks"]),
+            model=rules.koos_geometry_train.output,
+        output: KOOS_DIR / "geometry" / "seed{seed}" / "grades.csv",
+        params:
+            command=lambda wildcards, input, output: bundle(
+                "koos-classifier", config_file="geometry", data_list=DATA, section="target_validation",
+                masks=PIPELINE.predictions(KOOS["masks"]), geometry_dir=Path(input.model).parent,
+                output_dir=Path(output[0]).parent,
+            ),
+        log: RUN / "logs" / "koos_geometry_{seed}.log",
+        shell: "{params.command} 2>&1 | tee {log:q}"
+
+
+if "combination" in KOOS:
+
+    rule koos_combine:
+        input:
+            network=KOOS_DIR / KOOS["combination"] / "seed{seed}" / "grades.csv",
+            geometry=KOOS_DIR / "geometry" / "seed{seed}" / "grades.csv",
+        output: KOOS_DIR / "combination" / "seed{seed}" / "grades.csv",
+        params:
+            command=lambda wildcards, input, output: bundle(
+                "koos-classifier", config_file="combine", network=input.network, geometry=input.geometry,
+                output_dir=Path(output[0]).parent,
+            ),
+        log: RUN / "logs" / "koos_combine_{seed}.log",
+        shell: "{params.command} 2>&1 | tee {log:q}"
+
+
+if ORACLE:
+
+    rule koos_judge:
+        input: ORACLE, KOOS_DIR / "{method}" / "seed{seed}" / "grades.csv",
+        output: KOOS_DIR / "{method}" / "seed{seed}" / "judged" / "metrics.json",
+        params:
+            command=lambda wildcards, input, output: bundle(
+                "koos-classifier", config_file="evaluate", data_list=input[0], section="target_validation",
+                grades=input[1], output_dir=Path(output[0]).parent,
+            ),
+        log: RUN / "logs" / "koos_judge_{method}_{seed}.log",
+        shell: "{params.command} 2>&1 | tee {log:q}"
+
+    rule koos:
+        # All methods side by side, mean over the seeds.
+        input: expand(rules.koos_judge.output, method=KOOS_METHODS, seed=KOOS_SEEDS),
+        output: KOOS_DIR / "table.md",
+        params:
+            methods=shlex.join(
+                f"--method={method}={','.join(f'{KOOS_DIR}/{method}/seed{seed}/judged' for seed in KOOS_SEEDS)}"
+                for method in KOOS_METHODS
+            ),
+        log: RUN / "logs" / "koos.log",
+        shell: "{sys.executable} {ROOT}/scripts/tabulate_grades.py {params.methods} --output {output:q} 2>&1 | tee {log:q}"
+
+else:
+
+    rule koos:
+        input: expand(KOOS_DIR / "{method}" / "seed{seed}" / "grades.csv", method=KOOS_METHODS, seed=KOOS_SEEDS),
+        output: touch(KOOS_DIR / "graded"),
+
+
+FURTHER += rules.koos.output
