@@ -1,4 +1,4 @@
-"""Table of Koos methods side by side, from what the koos-classifier's evaluate.yaml wrote: mean and spread over seeds."""
+"""Table of Koos methods side by side, from what evaluate.yaml wrote: mean and spread over seeds."""
 
 from __future__ import annotations
 

@@ -125,7 +125,7 @@ if "geometry" in KOOS:
         input:
             DATA,
             result(KOOS["masks"]),
-            model=rules.koos_geometry_train.output,
+            model=KOOS_DIR / "geometry" / "seed{seed}" / "model" / "geometry.json",
         output: KOOS_DIR / "geometry" / "seed{seed}" / "grades.csv",
         params:
             command=lambda wildcards, input, output: bundle(

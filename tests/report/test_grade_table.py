@@ -41,5 +41,5 @@ def test_command(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "| net | 0.150 ± 0.050 |" in (tmp_path / "table.md").read_text()
     assert (tmp_path / "table.md").read_text().strip() == done.stdout.strip()
-    with pytest.raises(InputError, match="run evaluate.yaml first"):
+    with pytest.raises(InputError, match=r"run evaluate\.yaml first"):
         read_judgement(tmp_path / "seed2")
