@@ -11,7 +11,33 @@ from crossmoda.koos.answers import (
     read_answers,
     write_answers,
 )
+from crossmoda.koos.baseline import (
+    grade_by_geometry,
+    grade_by_geometry_or_exit,
+    parcellations,
+    parcellations_or_exit,
+    train_geometry,
+    train_geometry_or_exit,
+)
+from crossmoda.koos.combination import (
+    best_weight,
+    combine_grades,
+    combine_grades_or_exit,
+    network_weight,
+    network_weight_or_exit,
+)
+from crossmoda.koos.evaluation import evaluate_grades, evaluate_grades_or_exit
+from crossmoda.koos.features import (
+    FeatureTable,
+    label_classes,
+    label_classes_or_exit,
+    measure_case,
+    read_table,
+    structure_classes,
+    structure_classes_or_exit,
+)
 from crossmoda.koos.folds import grade_folds, split_fold, split_fold_or_exit
+from crossmoda.koos.geometry import FEATURES, GeometrySettings, geometric_features, masks_by_name
 from crossmoda.koos.grading import (
     KoosAnswers,
     ModalityMeanInferer,
@@ -21,6 +47,7 @@ from crossmoda.koos.grading import (
     prepare_modalities,
 )
 from crossmoda.koos.items import (
+    graded_cases,
     koos_inputs,
     koos_inputs_or_exit,
     koos_items,
@@ -30,36 +57,67 @@ from crossmoda.koos.items import (
     tumour_labels,
     tumour_labels_or_exit,
 )
+from crossmoda.koos.jitter import JitterMasks
+from crossmoda.koos.ordinal import MODELS, OrdinalLogistic, grade_model
 from crossmoda.koos.views import FixedViews, GradeSampler, StackModalitiesd, koos_dataset
 
 __all__ = [
     "EMPTY_MASK",
+    "FEATURES",
     "GRADES",
     "GRADES_FILE",
+    "MODELS",
     "UNSURE",
+    "FeatureTable",
     "FixedViews",
+    "GeometrySettings",
     "GradeSampler",
+    "JitterMasks",
     "KoosAnswer",
     "KoosAnswers",
     "ModalityMeanInferer",
+    "OrdinalLogistic",
     "StackModalitiesd",
+    "best_weight",
+    "combine_grades",
+    "combine_grades_or_exit",
+    "evaluate_grades",
+    "evaluate_grades_or_exit",
+    "geometric_features",
     "grade_answer",
+    "grade_by_geometry",
+    "grade_by_geometry_or_exit",
     "grade_folds",
+    "grade_model",
+    "graded_cases",
     "koos_dataset",
     "koos_inputs",
     "koos_inputs_or_exit",
     "koos_items",
     "koos_items_or_exit",
+    "label_classes",
+    "label_classes_or_exit",
     "load_initial",
     "load_initial_or_exit",
     "logits_and_labels",
+    "masks_by_name",
+    "measure_case",
+    "network_weight",
+    "network_weight_or_exit",
     "no_answer",
+    "parcellations",
+    "parcellations_or_exit",
     "prepare_modalities",
     "read_answers",
+    "read_table",
     "split_empty",
     "split_empty_or_exit",
     "split_fold",
     "split_fold_or_exit",
+    "structure_classes",
+    "structure_classes_or_exit",
+    "train_geometry",
+    "train_geometry_or_exit",
     "tumour_labels",
     "tumour_labels_or_exit",
     "write_answers",

@@ -28,6 +28,30 @@ MASK_CLASSES = tuple(range(256))  # a mask may hold structures beside the tumour
 Item = dict[str, Any]
 
 
+def graded_cases(data_list: str | Path, section: str) -> list[Item]:
+    """Items of a section that have a Koos grade, without a look at their files.
+
+    Post-operative cases have none and are left out, with a line that says how many.
+
+    Args:
+        data_list: the file.
+        section: its section.
+
+    Returns:
+        Items with all their keys, absolute paths and `koos` from 1 to 4.
+
+    Raises:
+        InputError: if a case has no grade or an unknown one, or if no graded case is left.
+    """
+    listed = read_sections(data_list, (section,))[section]
+    graded = [item for item in listed if not _is_post_operative(item)]
+    if len(graded) < len(listed):
+        print(f"{len(listed) - len(graded)} post-operative case(s) of {data_list} left out: they have no Koos grade")
+    if not graded:
+        raise InputError(f"{data_list} has no graded case in section '{section}': add 'koos' (1 to 4) to its items")
+    return [{**item, "koos": _grade(item, data_list)} for item in graded]
+
+
 def koos_items(
     data_list: str | Path,
     section: str = "source_training",
@@ -60,13 +84,8 @@ def koos_items(
     """
     if pairs and not translations:
         raise InputError(f"{data_list} has ceT1 alone: give --translations, datalist.json of the pseudo-hrT2 (MSF-Net)")
-    listed = read_sections(data_list, (section,))[section]
-    graded = [item for item in listed if not _is_post_operative(item)]
-    if len(graded) < len(listed):
-        print(f"{len(listed) - len(graded)} post-operative case(s) of {data_list} left out: they have no Koos grade")
-    grades = {item["case"]: _grade(item, data_list) for item in graded}
-    if not graded:
-        raise InputError(f"{data_list} has no graded case in section '{section}': add 'koos' (1 to 4) to its items")
+    graded = graded_cases(data_list, section)
+    grades = {item["case"]: item["koos"] for item in graded}
     raise_first(find_faults(graded, True, check, tuple(label_map(data_list)), progress))
     images = _translations(translations, section, grades, check, progress) if translations else {}
     items = []
