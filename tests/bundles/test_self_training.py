@@ -56,7 +56,7 @@ def steps_in_process(request, monkeypatch):
     """Steps run in this process, which spares their start; what was started is noted."""
     started = []
 
-    def in_process(name, files, overrides, log, environment=None):
+    def in_process(name, files, overrides, log, environment=None, processes=1):
         started.append((name, files, dict(overrides)))
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_text("in process\n")

@@ -13,6 +13,7 @@ from crossmoda.bundle import bundle_root
 from crossmoda.errors import InputError
 
 STUDENT = "student"
+MULTI_GPU = "multi_gpu_train"
 Options = Mapping[str, Any]
 
 
@@ -44,11 +45,12 @@ class Member:
     views: Sequence[Options] = ()
     first_round: int = 0
 
-    def config_files(self, kind: str) -> list[str]:
+    def config_files(self, kind: str, processes: int = 1) -> list[str]:
         """Config files of a run, in the order of merging.
 
         Args:
             kind: `train` or `inference`.
+            processes: of the training.
 
         Raises:
             InputError: if the bundle or one of the files is missing.
@@ -56,6 +58,8 @@ class Member:
         overlays = self.overlays if kind == "train" or self.inference_overlays is None else self.inference_overlays
         configs = Path(bundle_root(self.bundle)) / "configs"
         files = [configs / f"{kind}.yaml", *[_overlay(configs, name) for name in overlays]]
+        if kind == "train" and processes > 1:
+            files.append(configs / f"{MULTI_GPU}.yaml")
         if kind == "train":
             files.append(Path(bundle_root("self-training")) / "configs" / f"{STUDENT}.yaml")
         for file in files:
@@ -128,6 +132,7 @@ def training(
     folder: Path,
     options: Options,
     initial_weights: str | Path | None = None,
+    processes: int = 1,
 ) -> tuple[list[str], dict[str, Any]]:
     """Config files and overrides of a network's training.
 
@@ -139,8 +144,9 @@ def training(
         options: overrides for all members (seed, number of folds, share of real samples, ...); the member's own come
             on top.
         initial_weights: `model.pt` to start from; None starts anew.
+        processes: of the training.
     """
-    files = network.member.config_files("train")
+    files = network.member.config_files("train", processes)
     values = {**_epoch_length(files), **options, **network.member.options("train", round_number)}
     values |= {
         "data_list": str(data_list),

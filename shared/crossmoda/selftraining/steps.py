@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -112,8 +113,9 @@ def run_bundle(
     values: Mapping[str, Any],
     log: Path,
     environment: Mapping[str, str] | None = None,
+    processes: int = 1,
 ) -> None:
-    """`python -m monai.bundle run` in a process of its own, which dies with this one.
+    """`python -m monai.bundle run` in a process of its own, or in several of torchrun's, which die with this one.
 
     Its lines go to the log file; those of the epochs are shown too.
 
@@ -123,11 +125,13 @@ def run_bundle(
         values: overrides.
         log: file that the output is added to.
         environment: variables on top of this process's.
+        processes: how many; for several the config files must know about them (`multi_gpu_train.yaml`).
 
     Raises:
         InputError: if it fails; one line with its last message and the log file.
     """
-    words = [sys.executable, "-m", "monai.bundle", "run", "--config_file", repr(list(config_files))]
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
+    words = [sys.executable, *launcher, "-m", "monai.bundle", "run", "--config_file", repr(list(config_files))]
     for key, value in values.items():
         words += [f"--{key}", repr(value)]  # a literal, which fire does not take for anything else
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -142,7 +146,8 @@ def run_bundle(
             encoding="utf-8",
             errors="replace",
             env={**os.environ, **(environment or {})},
-            preexec_fn=_die_with_parent,
+            # torchrun needs a signal that it can hand on to its processes.
+            preexec_fn=partial(_die_with_parent, signal.SIGTERM if launcher else signal.SIGKILL),
         ) as process,
     ):
         for line in process.stdout:
@@ -164,10 +169,10 @@ def _reason(line: str) -> str | None:
     return found[1] or found[2]
 
 
-def _die_with_parent() -> None:
+def _die_with_parent(by: signal.Signals) -> None:
     """Otherwise a training would go on after a `kill -9` of the rounds, and the next start would run beside it."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, by)
 
 
 def _read_mark(mark: Path) -> dict[str, Any]:
