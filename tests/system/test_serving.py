@@ -19,7 +19,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from monai.bundle import run
+from monai.bundle import ConfigParser, run
 from segmentation_bundle import bundle_config, write_case, write_dataset
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -35,14 +35,30 @@ threads: 1
 amp: false
 localise: false
 """
-# MONAI Label's client runs in its own environment: each line of its input is a call of one of the client's methods.
+# Of the bundles served beside it, with random weights.
+OTHERS = {
+    "translation": "pixdim: [0.8, 0.8, 1.7]\nroi_size: [32, 32, 16]\nfeatures: 4\nn_blocks: 1\namp: false\n",
+    "koos-classifier": """\
+spacing: [0.8, 0.8, 1.7]
+roi_size: [48, 48, 24]
+crop_size: [32, 32, 18]
+features: 4
+n_blocks: 1
+hidden: 8
+projection: 4
+amp: false
+channels_last: false
+""",
+}
+# MONAI Label's client runs in its own environment: each line of its input is a call of one of its methods. It gives JSON as
+# bytes where an answer has no file.
 CLIENT = """\
 import json, sys, tempfile
 from monailabel.client import MONAILabelClient
 client = MONAILabelClient(sys.argv[1], tmpdir=tempfile.mkdtemp())
 for line in sys.stdin:
     method, arguments = json.loads(line)
-    print("ANSWER", json.dumps(getattr(client, method)(*arguments)), flush=True)
+    print("ANSWER", json.dumps(getattr(client, method)(*arguments), default=json.loads), flush=True)
 """
 
 
@@ -116,7 +132,22 @@ def tiny(tmp_path_factory) -> tuple[Path, Path]:
 
 
 @pytest.fixture(scope="module")
-def server(python, tiny, tmp_path_factory):
+def others(tmp_path_factory) -> dict[str, tuple[Path, Path]]:
+    """Overlay and weights of each of `OTHERS`."""
+    folder = tmp_path_factory.mktemp("others")
+    made = {}
+    for name, text in OTHERS.items():
+        overlay, weights = folder / f"{name}.yaml", folder / f"{name}.pt"
+        overlay.write_text(text)
+        config = ConfigParser.load_config_files([str(ROOT / f"bundles/{name}/configs/inference.yaml"), str(overlay)])
+        torch.manual_seed(0)
+        torch.save(ConfigParser(config).get_parsed_content("network_def").state_dict(), weights)
+        made[name] = overlay, weights
+    return made
+
+
+@pytest.fixture(scope="module")
+def server(python, tiny, others, tmp_path_factory):
     folder = tmp_path_factory.mktemp("serving")
     server = Server(python, folder, free_port())
     server.studies.mkdir()
@@ -125,8 +156,11 @@ def server(python, tiny, tmp_path_factory):
     for number, name in enumerate(CASES):
         write_case(labels, f"case_{number}", number)
         shutil.move(labels / f"{name}.nii.gz", server.studies / f"{name}.nii.gz")
-    command = [str(python), str(ROOT / "scripts/serve.py"), "--bundles", MODEL, "--studies", str(server.studies)]
-    command += ["--weights", f"{MODEL}={tiny[1]}", "--overlays", str(tiny[0]), "--port", str(server.port)]
+    given = {MODEL: tiny, **others}
+    command = [str(python), str(ROOT / "scripts/serve.py"), "--bundles", ",".join(given)]
+    command += ["--weights", *(f"{name}={weights}" for name, (_, weights) in given.items())]
+    command += ["--overlays", *(f"{name}={overlay}" for name, (overlay, _) in given.items())]
+    command += ["--studies", str(server.studies), "--port", str(server.port)]
     environment = {**os.environ, "PYTHONUTF8": "1", "OMP_NUM_THREADS": "1"}
     environment.pop("MLFLOW_TRACKING_URI", None)
     with (folder / "server.log").open("w") as log:
@@ -144,15 +178,17 @@ def server(python, tiny, tmp_path_factory):
         process.wait(timeout=60)
 
 
-def segmented_by_the_bundle(folder: Path, scan: Path, tiny, weights: Path):
-    """The label map that `python -m monai.bundle run` writes for a scan."""
+def run_bundle(name: str, folder: Path, scan: Path, given: tuple[Path, Path], weights: Path | None = None, **more):
+    """`python -m monai.bundle run` on one scan; returns the files that it wrote."""
     (folder / "weights").mkdir()
-    shutil.copy(weights, folder / "weights/model.pt")
-    files = [bundle_config("inference"), str(tiny[0])]
-    words = [sys.executable, "-m", "monai.bundle", "run", "--config_file", repr(files), "--input", str(scan)]
-    words += ["--output_dir", str(folder), "--ckpt_dir", str(folder / "weights"), "--progress", "False"]
-    subprocess.run(words, check=True, capture_output=True, cwd=folder)
-    return nib.load(next(folder.glob("*_seg.nii.gz"))), json.loads(next(folder.glob("*_seg.json")).read_text())
+    shutil.copy(weights or given[1], folder / "weights/model.pt")
+    files = [str(ROOT / f"bundles/{name}/configs/inference.yaml"), str(given[0])]
+    values = {"config_file": repr(files), "input": scan, "output_dir": folder, "ckpt_dir": folder / "weights", **more}
+    words = [word for key, value in {**values, "progress": False}.items() for word in (f"--{key}", str(value))]
+    words = [sys.executable, "-m", "monai.bundle", "run", *words]
+    result = subprocess.run(words, capture_output=True, text=True, cwd=folder)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return sorted(path for path in folder.iterdir() if path.is_file())
 
 
 def test_the_server_says_what_it_has(server):
@@ -170,14 +206,14 @@ def test_the_server_says_what_it_has(server):
 def test_a_label_is_in_the_scan_s_own_grid_and_equals_the_bundle_s(server, tiny, tmp_path):
     path, answer = server.client("infer", MODEL, CASES[0], {})
     scan = nib.load(server.studies / f"{CASES[0]}.nii.gz")
-    expected, report = segmented_by_the_bundle(tmp_path, Path(scan.get_filename()), tiny, tiny[1])
-    label = nib.load(path)
+    report, expected = run_bundle(MODEL, tmp_path, Path(scan.get_filename()), tiny)
+    label, expected = nib.load(path), nib.load(expected)
     assert label.get_data_dtype() == np.uint8
     np.testing.assert_array_equal(label.affine, scan.affine)
     np.testing.assert_array_equal(label.affine, expected.affine)
     np.testing.assert_array_equal(np.asarray(label.dataobj), np.asarray(expected.dataobj))
     assert len(np.unique(np.asarray(label.dataobj))) > 1  # else a wrong grid would not be seen
-    assert answer["report"] == report
+    assert answer["report"] == json.loads(report.read_text())
     assert answer["label_names"] == {"vs": 1, "cochlea": 2}
 
 
@@ -240,14 +276,47 @@ def test_saved_labels_train_the_copy_and_are_tracked(server, tiny, tmp_path):
     assert tiny[1].read_bytes() == given
     path, second = server.client("infer", MODEL, CASES[3], {})
     weights = server.app / "model" / MODEL / "models/model.pt"
-    expected, report = segmented_by_the_bundle(tmp_path, server.studies / f"{CASES[3]}.nii.gz", tiny, weights)
-    np.testing.assert_array_equal(np.asarray(nib.load(path).dataobj), np.asarray(expected.dataobj))
-    assert second["report"] == report != first["report"]
+    report, expected = run_bundle(MODEL, tmp_path, server.studies / f"{CASES[3]}.nii.gz", tiny, weights)
+    np.testing.assert_array_equal(np.asarray(nib.load(path).dataobj), np.asarray(nib.load(expected).dataobj))
+    assert second["report"] == json.loads(report.read_text()) != first["report"]
     answer = json.loads(server.rest("/activelearning/uncertainty", {})[1])
     assert (answer["id"], answer["compared"]) == (CASES[3], 1)  # the only one without a label
     with sqlite3.connect(server.app / "mlruns.db") as store:
         assert store.execute("select name, status from runs").fetchall() == [("fine-tuning, 2 labels", "FINISHED")]
         assert ("loss",) in store.execute("select distinct key from metrics").fetchall()
+
+
+def test_a_translation_is_an_image_and_equals_the_bundle_s(server, others, tmp_path):
+    info = server.client("info")["models"]["translation"]
+    assert (info["type"], info["labels"]) == ("others", {})
+    path, _ = server.client("infer", "translation", CASES[0], {})
+    scan = server.studies / f"{CASES[0]}.nii.gz"
+    (expected,) = run_bundle("translation", tmp_path, scan, others["translation"])
+    image, expected = nib.load(path), nib.load(expected)
+    assert image.get_data_dtype() == np.int16
+    np.testing.assert_array_equal(image.affine, nib.load(scan).affine)
+    np.testing.assert_array_equal(np.asarray(image.dataobj), np.asarray(expected.dataobj))
+    assert len(np.unique(np.asarray(image.dataobj))) > 100
+
+
+def test_a_koos_grade_is_the_bundle_s_by_the_saved_label(server, others, tmp_path):
+    assert server.client("info")["models"]["koos-classifier"]["type"] == "classification"
+    label = server.folder / "truth/case_1_Label.nii.gz"
+    server.client("save_label", CASES[1], str(label), "final")
+    path, answer = server.client("infer", "koos-classifier", CASES[1], {})
+    assert path is None
+    scan = server.studies / f"{CASES[1]}.nii.gz"
+    written = run_bundle("koos-classifier", tmp_path, scan, others["koos-classifier"], mask=label)
+    expected = json.loads(next(file for file in written if file.name.endswith("_koos.json")).read_text())
+    assert (answer["grade"], answer["flags"]) == (expected["grade"], expected["flags"])
+    scores = {entry["label"]: entry["score"] for entry in answer["prediction"]}
+    assert list(scores) == ["koos 1", "koos 2", "koos 3", "koos 4"]
+    assert list(scores.values()) == pytest.approx(list(expected["probabilities"].values()), abs=1e-6)
+
+
+def test_a_scan_without_a_label_is_segmented_before_it_is_graded(server):
+    _, answer = server.client("infer", "koos-classifier", CASES[3], {})
+    assert answer["flags"] == ["empty mask"] or sum(answer["probabilities"]) == pytest.approx(1)
 
 
 def test_only_this_machine_s_programs_are_answered(server):

@@ -22,7 +22,7 @@ from crossmoda.serving.label import LabelApp
 
 __all__ = ["LabelApp"]
 '''
-TYPES = {"segmentation": "segmentation", "classification": "classification"}  # metadata's format -> MONAI Label's type
+TYPES = {"segmentation": "segmentation", "classes": "classification"}  # metadata's format -> MONAI Label's type
 
 
 def served_type(metadata: Mapping[str, Any]) -> str:

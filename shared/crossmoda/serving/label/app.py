@@ -13,12 +13,14 @@ import torch
 from fastapi import HTTPException
 from monailabel.config import settings
 from monailabel.interfaces.app import MONAILabelApp
+from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.tasks.activelearning.first import First
 from monailabel.tasks.activelearning.random import Random
 
 from crossmoda.errors import InputError
 from crossmoda.serving.label.datastore import CheckedDatastore
+from crossmoda.serving.label.grading import Grading
 from crossmoda.serving.label.inference import Inference
 from crossmoda.serving.label.strategy import MostUncertain
 from crossmoda.serving.label.training import FineTuning
@@ -55,7 +57,11 @@ class LabelApp(MONAILabelApp):
 
     def init_infers(self) -> dict[str, Inference]:
         """One inference a bundle."""
-        return {name: Inference(self._folder(name), entry["type"]) for name, entry in self.served["bundles"].items()}
+        kinds = {name: entry["type"] for name, entry in self.served["bundles"].items()}
+        return {
+            name: Grading(self._folder(name)) if kind == "classification" else Inference(self._folder(name), kind)
+            for name, kind in kinds.items()
+        }
 
     def init_trainers(self) -> dict[str, FineTuning]:
         """One training a bundle that labels can train."""
@@ -64,12 +70,11 @@ class LabelApp(MONAILabelApp):
 
     def init_strategies(self) -> dict[str, Strategy]:
         """Which scan is next; the first one is a client's default."""
-        models = [name for name, entry in self.served["bundles"].items() if entry["type"] == "segmentation"]
-        ours = {"uncertainty": MostUncertain(self._uncertainty, models)} if models else {}
+        ours = {"uncertainty": MostUncertain(self._uncertainty, self._segmenters())} if self._segmenters() else {}
         return {**ours, "first": First(), "random": Random()}
 
     def infer(self, request: dict[str, Any], datastore: Any = None) -> dict[str, Any]:
-        """Segment or translate one scan, and remember how sure the result is.
+        """Segment, translate or grade one scan, and remember how sure a segmentation is.
 
         Raises:
             HTTPException: 400, if the request asks for what it must not, or the scan has a fault.
@@ -77,18 +82,14 @@ class LabelApp(MONAILabelApp):
         store = datastore or self.datastore()
         try:
             request = infer_request(request, tempfile.gettempdir())
-            image = request["image"]
-            if not os.path.isabs(image) and image not in store.list_images():
-                raise InputError(f"image '{image}' is not in the studies")
+            if not os.path.isabs(request["image"]) and request["image"] not in store.list_images():
+                raise InputError(f"image '{request['image']}' is not in the studies")
+            if isinstance(self._infers.get(request["model"]), Grading):
+                return self._grade(request, store)
             result = super().infer(request, store)
         except InputError as error:
             raise HTTPException(400, str(error)) from None
-        report = result["params"].get("report")
-        if report and not os.path.isabs(image):
-            version = self._infers[request["model"]].weights_version()
-            entry = {"uncertainty": case_uncertainty(report), "flags": report["flags"], "weights": version}
-            known = store.get_image_info(image).get("crossmoda", {})
-            store.update_image_info(image, {"crossmoda": {**known, request["model"]: entry}})
+        self._remember(request, result, store)
         return result
 
     def batch_infer(self, request: dict[str, Any], datastore: Any = None) -> dict[str, Any]:
@@ -97,6 +98,33 @@ class LabelApp(MONAILabelApp):
 
     def _folder(self, name: str) -> str:
         return str(Path(self.app_dir) / "model" / name)
+
+    def _segmenters(self) -> list[str]:
+        return [name for name, entry in self.served["bundles"].items() if entry["type"] == "segmentation"]
+
+    def _grade(self, request: dict[str, Any], store: Datastore) -> dict[str, Any]:
+        """Grade by the label that a person saved, else by one of an earlier inference, else by a new one."""
+        image = request["image"]
+        for tag in (DefaultLabelTag.FINAL.value, DefaultLabelTag.ORIGINAL.value):
+            mask = "" if os.path.isabs(image) else store.get_label_uri(image, tag)
+            if mask:
+                return super().infer({**request, "mask": mask}, store)
+        if not self._segmenters():
+            raise InputError(f"{image} has no label to grade by: save one, or serve a segmentation bundle too")
+        made = super().infer({"model": self._segmenters()[0], "image": image}, store)["file"]
+        try:
+            return super().infer({**request, "mask": made}, store)
+        finally:
+            Path(made).unlink(missing_ok=True)
+
+    def _remember(self, request: dict[str, Any], result: dict[str, Any], store: Datastore) -> None:
+        """Keep how sure a scan's segmentation is with the scan, for the choice of the next one."""
+        report, image, model = result["params"].get("report"), request["image"], request["model"]
+        if report and not os.path.isabs(image):
+            version = self._infers[model].weights_version()
+            entry = {"uncertainty": case_uncertainty(report), "flags": report["flags"], "weights": version}
+            known = store.get_image_info(image).get("crossmoda", {})
+            store.update_image_info(image, {"crossmoda": {**known, model: entry}})
 
     def _uncertainty(self, model: str, image: str, info: Mapping[str, Any], *, segment: bool = False) -> float | None:
         if segment:

@@ -13,7 +13,6 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from fastapi import HTTPException
-from monailabel.interfaces.tasks.infer_v2 import InferType
 from monailabel.tasks.infer.bundle import BundleInferTask
 
 from crossmoda.data import SaveNiftid, case_name, find_faults, save_nifti
@@ -32,7 +31,7 @@ class Inference(BundleInferTask):
 
     Args:
         path: the bundle's folder.
-        kind: MONAI Label's type: segmentation, classification or others.
+        kind: MONAI Label's type: segmentation or others; `Grading` is the classification.
     """
 
     def __init__(self, path: str, kind: str) -> None:
@@ -84,7 +83,7 @@ class Inference(BundleInferTask):
         """Write the result as the bundle's inference does: its type, and the raw scan's grid to the last bit."""
         saving = self._saving_step(SaveNiftid)
         suffix = data.get("result_extension") or NIFTI_SUFFIXES[0]
-        if self.type == InferType.CLASSIFICATION or saving is None or suffix not in NIFTI_SUFFIXES:
+        if saving is None or suffix not in NIFTI_SUFFIXES:
             return super().writer(data, suffix, saving.dtype if saving else None)
         raw = nib.load(data["image_path"])
         array = np.asarray(data[self.key_pred].cpu())
