@@ -50,8 +50,8 @@ amp: false
 channels_last: false
 """,
 }
-# MONAI Label's client runs in its own environment: each line of its input is a call of one of its methods. It gives JSON as
-# bytes where an answer has no file.
+# MONAI Label's client runs in its own environment: each line of its input is a call of one of its methods. Answers
+# without a file are JSON as bytes.
 CLIENT = """\
 import json, sys, tempfile
 from monailabel.client import MONAILabelClient
