@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 PACKAGES = ("crossmoda", "monai", "torch", "numpy")
+_QUIETLY = {"capture_output": True, "text": True, "check": True}
 
 
 def git_revision(folder: str | Path | None = None) -> str:
@@ -17,12 +18,16 @@ def git_revision(folder: str | Path | None = None) -> str:
         folder: a folder of the checkout; None takes this package's.
 
     Returns:
-        The full hash, or `unknown` outside of a checkout or without git.
+        The full hash, or `unknown` outside of a checkout or without git; also where this package was copied into
+        another project's checkout, whose commit says nothing about it.
     """
-    folder = Path(folder) if folder is not None else Path(__file__).resolve().parent
+    own = Path(__file__).resolve()
     try:
+        if folder is None:
+            folder = own.parent
+            subprocess.run(["git", "-C", str(folder), "ls-files", "--error-unmatch", own.name], **_QUIETLY)
         command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(command, **_QUIETLY).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 
