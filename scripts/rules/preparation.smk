@@ -10,7 +10,7 @@ rule prepare:
             ["--recipe", config["preparation"]["recipe"]]
             + [f"--set={name}={json.dumps(value)}" for name, value in config["preparation"]["settings"].items()]
         ),
-    threads: workflow.cores or 8
+    threads: CORES
     log: RUN / "logs" / "prepare.log",
     shell: PREPARE + " --output_dir {PIPELINE.prepared:q} 2>&1 | tee {log:q}"
 
@@ -24,6 +24,6 @@ if ORACLE and PIPELINE.is_prepared("segmentation"):
             like=rules.prepare.output,
         output: PIPELINE.true_scans(),
         params: how=lambda wildcards: shlex.join(["--like", str(PIPELINE.prepared)]),
-        threads: workflow.cores or 8
+        threads: CORES
         log: RUN / "logs" / "prepare_truth.log",
         shell: PREPARE + " --output_dir $(dirname {output:q}) 2>&1 | tee {log:q}"

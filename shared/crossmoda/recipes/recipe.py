@@ -156,6 +156,8 @@ def _complete_systems(content: dict[str, Any], oracle: bool | None) -> None:
                 raise InputError(f"system '{name}' has none of the folds {limit}: correct folds")
     for entry in content.get("self_training", {}).values():
         entry["overlays"] = [*entry.get("overlays", []), *sizes]
+    if "koos" in content:
+        content["koos"]["overlays"] = [*content["koos"].get("overlays", []), *sizes]
     if content.get("bounds") and oracle is not None:
         base = content["systems"][content["bounds"]]
         folds = {"folds": base["folds"][:1]} if base.get("folds") is not None else {}

@@ -1,0 +1,164 @@
+"""Every recipe with every preset plans the jobs that its paper's numbers ask for."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+import yaml
+from recipe_run import RECIPES, write_scans
+from segmentation_bundle import ROOT
+
+from crossmoda.recipes import load_recipe, read_presets, recipe_names, resolve, rules_until, stages_of
+from crossmoda.recipes.stages import STAGES
+
+PAPERS = ("chen2023", "han2022", "kang2022", "li2021", "shin2021")
+FOLDS = range(5)
+ONCE = {"start_tracking", "report", "end_tracking", "all"}
+LI = {"unet2d5_gamma20", "unet2d5_gamma15", "unet3d", "unet3d_attention"}
+BEST = {"unet2d5", "unet3d", "unet3d_attention"}
+BOUNDS = {"source-only", "oracle"}
+
+
+def folds_of(*systems, folds=FOLDS):
+    return {f"{system} {fold}" for system in systems for fold in folds}
+
+
+# recipe: what each rule is run on, at the paper's sizes and without a truth.
+PAPER = {
+    "li2021": {  # 3.7: four networks; the union
+        "train_translator": {"cyclegan"},
+        "train_segmenter": LI,
+        "fuse": {"union"},
+    },
+    "shin2021": {  # 2.1 to 2.3: one translator, a cross-validated 3D teacher, one self-training
+        "train_translator": {"cyclegan_segmenter"},
+        "train_fold": folds_of("nnunet_3d"),
+        "self_train": {"ensemble"},
+    },
+    "kang2022": {  # 3.2 and 3.3: two views, 2D and 3D nnU-Net of five folds
+        "train_translator": {"cyclegan", "qs_attn"},
+        "pool_views": {"multi_view"},
+        "train_fold": folds_of("nnunet_3d", "nnunet_2d"),
+        "self_train": {"ensemble"},
+    },
+    "han2022": {  # 3.1: real and generated images pooled, five folds of one network
+        "train_translator": {"msf_net"},
+        "pool_views": {"both_modalities"},
+        "train_fold": folds_of("nnunet"),
+    },
+    "chen2023": {  # 2.3: one network, self-training
+        "train_translator": {"cut"},
+        "train_segmenter": {"resunet2d5"},
+        "self_train": {"rounds"},
+    },
+    "best": {
+        "train_translator": {"cyclegan"},
+        "train_segmenter": BEST,
+        "fuse": {"before_self_training"},
+        "self_train": {"ensemble"},
+    },
+}
+BASE = {"li2021": None, "shin2021": "nnunet_3d", "kang2022": "nnunet_3d", "han2022": "nnunet"}  # of bounds with folds
+
+
+def expected(name: str, preset: str, judged: bool) -> dict[str, set[str]]:
+    """Rules and what they are run on."""
+    jobs = {rule: set(names) for rule, names in PAPER[name].items()}
+    if preset == "phantom":
+        jobs = {rule: {n for n in names if rule != "train_fold" or n.endswith(" 0")} for rule, names in jobs.items()}
+    systems = jobs.get("train_segmenter", set()) | {fold.split()[0] for fold in jobs.get("train_fold", set())}
+    if judged:
+        rule = "train_fold" if BASE.get(name) else "train_segmenter"
+        jobs[rule] = jobs[rule] | (folds_of(*BOUNDS, folds=[0]) if BASE.get(name) else BOUNDS)
+        systems = systems | BOUNDS
+    jobs |= {"evaluate": systems, "translate": jobs["train_translator"], "judge_translations": jobs["train_translator"]}
+    if "self_train" in jobs:
+        rules = ["predict_self_training", *(["judge_self_training", "judge_rounds"] if judged else [])]
+        jobs |= dict.fromkeys(rules, jobs["self_train"])
+    once = set(ONCE)
+    if preset == "phantom":
+        once |= {"phantom", "datalist", "oracle_datalist"}
+    else:
+        once |= {"prepare"} | ({"prepare_truth"} if judged and name != "chen2023" else set())
+    return jobs | {rule: {""} for rule in once}
+
+
+def plan(config: dict, folder: Path, *options: str) -> dict[str, set[str]]:
+    """Jobs of a dry run: rule -> the values of its wildcards."""
+    file = folder / "recipe.yaml"
+    file.write_text(yaml.safe_dump(config))
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "scripts" / "Snakefile"), "--dry-run"]
+    command += ["--configfile", str(file), "--directory", str(folder), "--cores", "2", *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    text = done.stdout + done.stderr
+    assert done.returncode == 0, text[-3000:]
+    jobs = defaultdict(set)
+    for block in re.split(r"\n(?=(?:local)?rule \w+:\n)", text.split("Job stats", 2)[1])[1:]:
+        wildcards = re.search(r"^    wildcards: (.*)$", block, re.MULTILINE)
+        values = [pair.split("=")[1] for pair in wildcards[1].split(", ")] if wildcards else []
+        job = " ".join(values)
+        rule = re.match(r"(?:local)?rule (\w+):", block)[1]
+        assert job not in jobs[rule], f"{rule} {job} twice"
+        if not rule.startswith("koos"):  # of rules/koos.smk
+            jobs[rule].add(job)
+    return dict(jobs)
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory):
+    data, truth = write_scans(tmp_path_factory.mktemp("data") / "scans")
+    for path in (data, truth):
+        content = json.loads(path.read_text())
+        for item in content["source_training"]:
+            item["parcellation"] = item["label"]
+        path.write_text(json.dumps(content))
+    return data, truth
+
+
+def config_of(name, preset, folder, data=None, truth=None, **changes):
+    return resolve(load_recipe(name, RECIPES), preset, read_presets(RECIPES), folder / "run", data, truth, changes)
+
+
+def test_the_five_systems_and_ours_are_there():
+    assert set(recipe_names(RECIPES)) == {*PAPERS, "best"}
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_phantom(name, tmp_path):
+    config = config_of(name, "phantom", tmp_path)
+    assert plan(config, tmp_path) == expected(name, "phantom", judged=True)
+    entries = [*config["translators"].values(), *config["systems"].values(), *config.get("self_training", {}).values()]
+    assert all(entry["overlays"][-1] == "phantom" for entry in entries)
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_paper_sizes_on_own_data(name, scans, tmp_path):
+    assert plan(config_of(name, "paper", tmp_path, scans[0]), tmp_path) == expected(name, "paper", judged=False)
+
+
+@pytest.mark.parametrize("name", ["li2021", "shin2021"])
+def test_paper_sizes_judged_by_a_truth(name, scans, tmp_path):
+    assert plan(config_of(name, "paper", tmp_path, *scans), tmp_path) == expected(name, "paper", judged=True)
+
+
+def test_until_a_stage(scans, tmp_path):
+    config = config_of("kang2022", "paper", tmp_path, scans[0])
+    assert stages_of(config) == ["data", "prepare", "translate", "segment", "self-train", "report"]
+    jobs = plan(config, tmp_path, "--until", *rules_until(config, "segment"))
+    assert set(jobs) == {"prepare", "start_tracking", *STAGES["translate"], "train_fold", "evaluate"}
+
+
+@pytest.mark.parametrize("name", ["demo", "translators", "segmenters"])
+def test_recipes_of_the_snakefile_s_own_form(name, tmp_path):
+    config = yaml.safe_load((RECIPES / f"{name}.yaml").read_text()) | {"output_dir": str(tmp_path / "run")}
+    jobs = plan(config, tmp_path)
+    assert jobs["train_segmenter"] == jobs["evaluate"] == set(config["systems"])
+    assert jobs.get("fuse", set()) == set(config.get("fusions", {}))
+    assert "prepare" not in jobs
+    assert "self_train" not in jobs
