@@ -23,7 +23,7 @@ what the network is least sure of. Runs in an environment of its own:
 The bundles are copied; the copies (--app_dir) are what fine-tuning changes. docs/serving.md has the steps in 3D Slicer.
 Research use only.
 """
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
+LOOPBACK = ("127.0.0.1", "localhost")
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -74,7 +74,7 @@ def environment(app_dir: Path, host: str) -> dict[str, str]:
         "MONAI_LABEL_DATASTORE_FILE_EXT": json.dumps(["*.nii.gz", "*.nii"]),
         "BUNDLE_DOWNLOAD_SRC": "local",  # never asks the model zoo
         "TMPDIR": str(app_dir / "uploads"),  # an inference may read nothing else but the studies
-        "CROSSMODA_SERVED_HOSTS": ",".join(LOOPBACK[:2]) if local else "*",
+        "CROSSMODA_SERVED_HOSTS": ",".join(LOOPBACK) if local else "*",
     }
 
 
