@@ -161,8 +161,9 @@ def write_table(table: FeatureTable, settings: Mapping[str, Any], folder: str | 
         | {name: "" if math.isnan(value) else float(value) for name, value in zip(FEATURES, values, strict=True)}
         for case, grade, copy, values in zip(table.cases, table.grades, table.copies, table.values, strict=True)
     ]
-    write_text(json.dumps(dict(settings), indent=1) + "\n", Path(folder) / SETTINGS_FILE)
     write_rows(rows, Path(folder) / FEATURES_FILE)
+    # Last, because the pipeline takes this file as the sign that the training is done.
+    write_text(json.dumps(dict(settings), indent=1) + "\n", Path(folder) / SETTINGS_FILE)
 
 
 def read_table(folder: str | Path) -> tuple[FeatureTable, dict[str, Any]]:

@@ -26,7 +26,7 @@ class JitterMasks(Randomizable):
         smooth_mm: standard deviation of the Gaussian that makes it smooth.
     """
 
-    def __init__(self, offset_mm: float = 0.8, noise_mm: float = 0.5, smooth_mm: float = 4.0) -> None:
+    def __init__(self, offset_mm: float = 0.5, noise_mm: float = 0.5, smooth_mm: float = 4.0) -> None:
         self.offset_mm, self.noise_mm, self.smooth_mm = offset_mm, noise_mm, smooth_mm
 
     def __call__(self, masks: Mapping[str, np.ndarray], affine: np.ndarray) -> dict[str, np.ndarray]:
@@ -61,6 +61,7 @@ class JitterMasks(Randomizable):
         """A mask with its surface moved outwards by offset and noise."""
         outside = ndimage.distance_transform_edt(~mask, spacing)
         distance = outside - ndimage.distance_transform_edt(mask, spacing)
+        distance -= np.sign(distance) * spacing.min() / 2  # the surface is half-way between two voxels
         noise = ndimage.gaussian_filter(self.R.standard_normal(mask.shape), self.smooth_mm / spacing)
         return distance < offset + self.noise_mm * noise / max(noise.std(), 1e-12)
 
