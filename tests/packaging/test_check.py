@@ -37,10 +37,16 @@ def test_our_methods_have_no_fault(root, method):
 
 
 @pytest.mark.parametrize(
-    "path", sorted(ROOT.glob("bundles/*/configs/multi_gpu_train.yaml")), ids=lambda path: path.parts[-3]
+    "path",
+    [
+        path
+        for name in ("train", "pretrain", "finetune")
+        for path in sorted(ROOT.glob(f"bundles/*/configs/{name}.yaml"))
+    ],
+    ids=lambda path: f"{path.parts[-3]}-{path.stem}",
 )
 def test_trainings_in_several_processes_have_no_fault(path):
-    assert check_config(path.parents[1], "train", ["multi_gpu_train"]) == []
+    assert check_config(path.parents[1], path.stem, ["multi_gpu_train"]) == []
 
 
 @pytest.mark.parametrize(
