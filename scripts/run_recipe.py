@@ -14,7 +14,7 @@ import yaml
 
 from crossmoda.data import write_text
 from crossmoda.errors import InputError, exit_on_input_error
-from crossmoda.recipes import load_recipe, read_changes, read_presets, recipe_names, resolve, rules_until
+from crossmoda.recipes import load_recipe, read_changes, read_presets, recipe_names, resolve, targets_until
 
 SCRIPTS = Path(__file__).resolve().parent
 RECIPES, PROFILES = SCRIPTS / "recipes", SCRIPTS / "profiles"
@@ -109,9 +109,10 @@ def snakemake_command(arguments: argparse.Namespace, config: dict[str, Any], fil
         command += ["--profile", str(find_profile(arguments.profile)), "--jobs", str(arguments.jobs or 20)]
     else:
         command += ["--cores", str(arguments.jobs or os.cpu_count()), "--resources", "gpu=1"]
+    command += ["--dry-run"] if arguments.dry_run else []
     if arguments.until:
-        command += ["--until", *rules_until(config, arguments.until)]
-    return command + (["--dry-run"] if arguments.dry_run else [])
+        command += ["--", *targets_until(config, arguments.until)]
+    return command
 
 
 @exit_on_input_error

@@ -104,6 +104,17 @@ class Pipeline:
         """The folder of its label maps."""
         return self.folder(name) if name in self.fusions else self.folder(name) / "predictions"
 
+    def result(self, name: str) -> Path:
+        """What says that a system, a self-training or a fusion has segmented the validation scans.
+
+        With the hidden truth its measures; without it a mark.
+        """
+        return self.predictions(name) / ("metrics.csv" if self.truth else "predicted")
+
+    def rounds(self, name: str) -> Path:
+        """The judgement of each round of a self-training, with the truth."""
+        return self.folder(name) / "evaluation" / "rounds.json"
+
     def networks(self, system: str) -> list[Path]:
         """The folders of a system's trainings: one, or one a fold."""
         folds = self.systems[system].get("folds")

@@ -13,7 +13,7 @@ from segmentation_bundle import ROOT
 
 from crossmoda.errors import InputError
 from crossmoda.pipeline import Pipeline
-from crossmoda.recipes import change, load_recipe, read_changes, read_presets, recipe_names, resolve, rules_until
+from crossmoda.recipes import change, load_recipe, read_changes, read_presets, recipe_names, resolve, targets_until
 from crossmoda.recipes.settings import merged
 
 PRESETS = read_presets(RECIPES)
@@ -227,7 +227,7 @@ def test_unknown_recipe_preset_and_stage(scans):
     with pytest.raises(InputError, match="no preset 'papers': give one of phantom, paper"):
         config_of("li2021", "papers")
     with pytest.raises(InputError, match="li2021 has no stage 'self-train': give --until one of data, "):
-        rules_until(config_of("li2021"), "self-train")
+        targets_until(config_of("li2021"), "self-train")
 
 
 def test_data_that_is_missing_or_does_not_suffice(scans, tmp_path):

@@ -3,7 +3,7 @@
 from crossmoda.recipes.prediction import apply_run
 from crossmoda.recipes.recipe import load_recipe, read_presets, recipe_names, resolve
 from crossmoda.recipes.settings import change, read_changes
-from crossmoda.recipes.stages import rules_until, stages_of
+from crossmoda.recipes.stages import stages_of, targets_until
 
 __all__ = [
     "apply_run",
@@ -13,6 +13,6 @@ __all__ = [
     "read_presets",
     "recipe_names",
     "resolve",
-    "rules_until",
     "stages_of",
+    "targets_until",
 ]

@@ -1,22 +1,24 @@
-"""The stages of a recipe, and the rules of the Snakefile that make them up."""
+"""The stages of a recipe, and what the pipeline makes in each."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from crossmoda.errors import InputError
+from crossmoda.pipeline import Pipeline
 
-# In the order of the data's way; the names are those of `--until`.
+# In the order of the data's way, with the entry of a recipe that a stage is for; the names are those of `--until`.
 STAGES = {
-    "data": ("phantom", "datalist", "oracle_datalist"),
-    "prepare": ("prepare", "prepare_truth"),
-    "translate": ("train_translator", "translate", "judge_translations", "pool_views"),
-    "segment": ("train_segmenter", "train_fold", "evaluate"),
-    "self-train": ("self_train", "predict_self_training", "judge_self_training", "judge_rounds"),
-    "fuse": ("fuse",),
-    "koos": ("koos",),
-    "report": ("report",),
+    "data": None,
+    "prepare": "preparation",
+    "translate": None,
+    "segment": None,
+    "self-train": "self_training",
+    "fuse": "fusions",
+    "koos": "koos",
+    "report": None,
 }
 
 
@@ -26,12 +28,12 @@ def stages_of(config: Mapping[str, Any]) -> list[str]:
     Args:
         config: of the Snakefile.
     """
-    parts = {"prepare": "preparation", "self-train": "self_training", "fuse": "fusions", "koos": "koos"}
-    return [stage for stage in STAGES if stage not in parts or config.get(parts[stage])]
+    found = [stage for stage, entry in STAGES.items() if entry is None or config.get(entry)]
+    return found[1:] if "data_list" in config else found  # the user's list is there
 
 
-def rules_until(config: Mapping[str, Any], stage: str) -> list[str]:
-    """The rules of a stage, for `snakemake --until`.
+def targets_until(config: Mapping[str, Any], stage: str) -> list[str]:
+    """What Snakemake has to make for all stages up to one: files, or rules.
 
     Args:
         config: of the Snakefile.
@@ -43,4 +45,26 @@ def rules_until(config: Mapping[str, Any], stage: str) -> list[str]:
     stages = stages_of(config)
     if stage not in stages:
         raise InputError(f"recipe {config['name']} has no stage '{stage}': give --until one of {', '.join(stages)}")
-    return list(STAGES[stage])
+    pipeline = Pipeline(config)
+    return [str(target) for name in stages[: stages.index(stage) + 1] for target in _targets(pipeline, name)]
+
+
+def _targets(pipeline: Pipeline, stage: str) -> list[Path | str]:
+    volumes = [pipeline.images(name) for name in pipeline.translators]
+    return {
+        "data": [path for path in (pipeline.data, pipeline.truth) if path],
+        "prepare": [path for path in (pipeline.prepared / "datalist.json", pipeline.true_scans()) if path],
+        "translate": [
+            *volumes,
+            *[path.with_name("summary.json") for path in volumes if "judging_overlays" in pipeline.config],
+            *[pipeline.images(view) for view in pipeline.views],
+        ],
+        "segment": [pipeline.result(name) for name in pipeline.systems],
+        "self-train": [
+            *[pipeline.result(name) for name in pipeline.self_trainings],
+            *[pipeline.rounds(name) for name in pipeline.self_trainings if pipeline.truth],
+        ],
+        "fuse": [pipeline.result(name) for name in pipeline.fusions],
+        "koos": ["koos"],
+        "report": [pipeline.run / "report" / "index.html"],
+    }[stage]
