@@ -6,10 +6,11 @@
 #     masks: structures           system, self-training or fusion whose label maps are the masks
 #     overlays: [phantom]         of the bundle koos-classifier, after a network's own
 #     folds: 5
-#     seeds: [0, 1, 2]            default: the recipe's
+#     seeds: [0, 1, 2]            default: the recipe's; a network may name its own
 #     networks:                   default: Han's alone
 #       full: {overlays: []}
-#       no_pretraining: {overlays: [methods/no_pretraining], pretrain: false}
+#       not_frozen: {overlays: [methods/not_frozen], pretrained_by: full}     fine-tunes another's pre-trained networks
+#       no_pretraining: {overlays: [methods/no_pretraining], pretrained_by: null}
 #     geometry: {}                overrides of geometry_train.yaml; left out: no baseline
 #     combination: full           network that is combined with the baseline
 
@@ -34,11 +35,21 @@ def koos_overlays(network):
     return [*KOOS_NETWORKS[network].get("overlays", []), *KOOS.get("overlays", [])]
 
 
+def koos_seeds(method):
+    """Seeds of a method: all, or those that a network names."""
+    return KOOS_NETWORKS.get(method, {}).get("seeds", KOOS_SEEDS)
+
+
+def pretrained(wildcards):
+    """The fold's folder whose pre-trained network is fine-tuned; None if there is none."""
+    network = KOOS_NETWORKS[wildcards.network].get("pretrained_by", wildcards.network)
+    return network and KOOS_DIR / network / f"seed{wildcards.seed}" / f"fold{wildcards.fold}"
+
+
 def koos_start(wildcards):
     """What fine-tuning starts from: the fold's pre-trained network, or the translator's encoder alone."""
-    if KOOS_NETWORKS[wildcards.network].get("pretrain", True):
-        return {"initial_weights": f"{KOOS_DIR}/{wildcards.network}/seed{wildcards.seed}/fold{wildcards.fold}/pretrain/model.pt"}
-    return {"translator": KOOS_ENCODER}
+    folder = pretrained(wildcards)
+    return {"initial_weights": folder / "pretrain" / "model.pt"} if folder else {"translator": KOOS_ENCODER}
 
 
 wildcard_constraints:
@@ -70,10 +81,7 @@ rule koos_finetune:
     input:
         KOOS_SOURCE,
         KOOS_PAIRS,
-        lambda wildcards: (
-            [f"{KOOS_DIR}/{wildcards.network}/seed{wildcards.seed}/fold{wildcards.fold}/pretrained"]
-            if KOOS_NETWORKS[wildcards.network].get("pretrain", True) else []
-        ),
+        lambda wildcards: [folder / "pretrained" for folder in [pretrained(wildcards)] if folder],
         run=PIPELINE_RUN,
     output: touch(KOOS_DIR / "{network}" / "seed{seed}" / "fold{fold}" / "trained"),
     params:
@@ -168,11 +176,11 @@ if ORACLE:
 
     rule koos:
         # All methods side by side, mean over the seeds.
-        input: expand(rules.koos_judge.output, method=KOOS_METHODS, seed=KOOS_SEEDS),
+        input: [KOOS_DIR / name / f"seed{seed}" / "judged" / "metrics.json" for name in KOOS_METHODS for seed in koos_seeds(name)],
         output: KOOS_DIR / "table.md",
         params:
             methods=shlex.join(
-                f"--method={method}={','.join(f'{KOOS_DIR}/{method}/seed{seed}/judged' for seed in KOOS_SEEDS)}"
+                f"--method={method}={','.join(f'{KOOS_DIR}/{method}/seed{seed}/judged' for seed in koos_seeds(method))}"
                 for method in KOOS_METHODS
             ),
         log: RUN / "logs" / "koos.log",
@@ -181,7 +189,7 @@ if ORACLE:
 else:
 
     rule koos:
-        input: expand(KOOS_DIR / "{method}" / "seed{seed}" / "grades.csv", method=KOOS_METHODS, seed=KOOS_SEEDS),
+        input: [KOOS_DIR / name / f"seed{seed}" / "grades.csv" for name in KOOS_METHODS for seed in koos_seeds(name)],
         output: touch(KOOS_DIR / "graded"),
 
 

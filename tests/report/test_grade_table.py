@@ -20,9 +20,9 @@ def judgement(ma_mae, n=24, ece=0.1):
 def test_rows_by_hand():
     table = grade_table({"geometry": [judgement(0.2), judgement(0.4)], "one": [judgement(0.25, ece=None)]})
     lines = table.splitlines()
-    assert lines[2] == "| geometry | 0.300 ± 0.100 | 0.600 ± 0.200 | 0.500 ± 0.000 |  | 0.100 ± 0.000 | 1.0 ± 0.0 |"
-    assert lines[3] == "| one | 0.250 | 0.500 | 0.500 |  |  | 1.0 |"
-    assert lines[5] == "| always 2 | 1.000 | 1.500 |  |  |  |  |"
+    assert lines[2] == "| geometry | 2 | 0.300 ± 0.100 | 0.600 ± 0.200 | 0.500 ± 0.000 |  | 0.100 ± 0.000 | 1.0 ± 0.0 |"
+    assert lines[3] == "| one | 1 | 0.250 | 0.500 | 0.500 |  |  | 1.0 |"
+    assert lines[5] == "| always 2 |  | 1.000 | 1.500 |  |  |  |  |"
     assert lines[-1].startswith("24 cases; mean")
     assert len({line.count("|") for line in lines[:6]}) == 1
 
@@ -39,7 +39,7 @@ def test_command(tmp_path):
     words = [sys.executable, str(SCRIPT), f"--method=net={tmp_path}/seed0,{tmp_path}/seed1", "--output"]
     done = subprocess.run([*words, str(tmp_path / "table.md")], capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 0, done.stderr
-    assert "| net | 0.150 ± 0.050 |" in (tmp_path / "table.md").read_text()
+    assert "| net | 2 | 0.150 ± 0.050 |" in (tmp_path / "table.md").read_text()
     assert (tmp_path / "table.md").read_text().strip() == done.stdout.strip()
     with pytest.raises(InputError, match=r"run evaluate\.yaml first"):
         read_judgement(tmp_path / "seed2")

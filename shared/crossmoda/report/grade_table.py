@@ -47,17 +47,19 @@ def grade_table(judgements: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     counts = {run["all"]["n"] for runs in judgements.values() for run in runs}
     if len(counts) != 1:
         raise InputError(f"the methods were judged on {sorted(counts)} cases: judge all on the same")
-    lines = ["| method | " + " | ".join(COLUMNS.values()) + " | ungraded |", "|---|" + "---:|" * (len(COLUMNS) + 1)]
+    lines = [
+        "| method | runs | " + " | ".join(COLUMNS.values()) + " | ungraded |",
+        "|---|" + "---:|" * (len(COLUMNS) + 2),
+    ]
     for name, runs in judgements.items():
         cells = [_cell([run["all"][key] for run in runs]) for key in COLUMNS]
         ungraded = _cell([run["all"]["ungraded"] for run in runs], "{:.1f}")
-        lines.append(f"| {name} | " + " | ".join(cells) + f" | {ungraded} |")
+        lines.append(f"| {name} | {len(runs)} | " + " | ".join(cells) + f" | {ungraded} |")
     guesses = next(iter(judgements.values()))[0]["constant_guess"]
     for grade, errors in guesses.items():
         shown = [f"{errors[key]:.3f}" if key in errors else "" for key in COLUMNS]
-        lines.append(f"| always {grade} | " + " | ".join(shown) + " |  |")
-    runs = len(next(iter(judgements.values())))
-    return "\n".join(lines) + f"\n\n{counts.pop()} cases; mean ± standard deviation over {runs} run(s).\n"
+        lines.append(f"| always {grade} |  | " + " | ".join(shown) + " |  |")
+    return "\n".join(lines) + f"\n\n{counts.pop()} cases; mean ± standard deviation over the runs.\n"
 
 
 def _cell(values: Sequence[float | None], form: str = "{:.3f}") -> str:
