@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BUNDLES = sorted(path for path in (ROOT / "bundles").iterdir() if (path / "configs").is_dir())
 SEGMENTATION = ROOT / "bundles/segmentation-2.5d"
 METHODS = [(path.parents[2], f"methods/{path.stem}") for path in sorted(ROOT.glob("bundles/*/configs/methods/*.yaml"))]
+TRAININGS = ("train", "pretrain", "finetune")
 # Overlays that need another one below them
 BELOW = {"methods/li2021_attention": ["methods/li2021"]}
 
