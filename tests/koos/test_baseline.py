@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from koos_heads import AFFINE, head, write_heads
 
 from crossmoda.data import save_nifti
 from crossmoda.errors import InputError
@@ -14,45 +15,14 @@ from crossmoda.koos import FEATURES, grade_by_geometry, parcellations, read_answ
 from crossmoda.koos.baseline import explain, training_ranges
 from crossmoda.koos.features import label_classes, structure_classes
 
-SPACING = np.diag([1.0, 1.0, 1.5, 1.0])
-REACH = {1: (14, 22), 2: (14, 32), 3: (14, 38), 4: (14, 44)}  # voxels in x of a tumour of that grade
 SOURCE = structure_classes({"VS": [1], "cochlea": [2]}, {"brainstem": [1, 2, 3], "cerebellum": [4, 5]}, "parcellation")
 PREDICTED = structure_classes({"VS": [1], "cochlea": [2]}, {"brainstem": [3], "cerebellum": [4]})
-
-
-def head(grade: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Label and parcellation; the brainstem begins at voxel 38, or behind a tumour of grade 4."""
-    random = np.random.RandomState(seed)
-    label, parcels = np.zeros((90, 40, 24), np.uint8), np.zeros((90, 40, 24), np.uint8)
-    parcels[38:57, 12:32, :] = random.randint(1, 4)
-    parcels[15:80, :8, :] = 4
-    low, high = REACH[grade]
-    wide = 2 + (grade > 1) + (grade > 3) + random.randint(0, 2)
-    label[low + random.randint(0, 3) : high, 20 - wide : 20 + wide, 12 - wide : 12 + wide] = 1
-    label[8:12, 18:22, 11:13] = 2
-    label[81:85, 18:22, 11:13] = 2
-    return label, parcels
-
-
-def make_items(folder: Path, count: int = 12) -> list[dict]:
-    items = []
-    for number in range(count):
-        grade, case = number % 4 + 1, f"case_{number}"
-        label, parcels = head(grade, number)
-        merged = label.copy()
-        merged[(label == 0) & np.isin(parcels, (1, 2, 3))] = 3
-        merged[(label == 0) & (parcels == 4)] = 4
-        for name, array in (("Label", label), ("parcels", parcels), ("seg", merged)):
-            save_nifti(array, SPACING, folder / f"{case}_{name}.nii.gz")
-        files = {"mask": str(folder / f"{case}_Label.nii.gz"), "parcellation": str(folder / f"{case}_parcels.nii.gz")}
-        items.append({"case": case, "site": "ldn", "koos": grade, **files})
-    return items
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> tuple[Path, list[dict]]:
     folder = tmp_path_factory.mktemp("baseline")
-    items = make_items(folder / "data")
+    items = write_heads(folder / "data")
     train_geometry(items, SOURCE, folder / "geometry", num_folds=3, copies=1, progress=False)
     return folder, items
 
@@ -89,7 +59,7 @@ def test_new_cases_are_graded_with_reasons(trained, tmp_path, capsys) -> None:
     folder, items = trained
     inputs = [{"case": item["case"], "mask": item["mask"].replace("_Label", "_seg")} for item in items[:4]]
     empty = tmp_path / "empty_seg.nii.gz"
-    save_nifti(np.zeros((90, 40, 24), np.uint8), SPACING, empty)
+    save_nifti(np.zeros((90, 40, 24), np.uint8), AFFINE, empty)
     inputs.insert(1, {"case": "empty", "mask": str(empty)})
     answers = grade_by_geometry(inputs, PREDICTED, folder / "geometry", tmp_path / "out", progress=False)
     assert [answer.grade for answer in answers] == [1, None, 2, 3, 4]

@@ -80,7 +80,7 @@ def test_the_best_weight_has_the_lowest_log_loss(tmp_path) -> None:
 
     assert loss(found) == pytest.approx(min(loss(weight) for weight in np.linspace(0, 1, 21)), abs=1e-6)
     assert found < 0.5
-    assert network_weight(0.3, [None, None], None) == 0.3
+    assert network_weight(0.3) == 0.3
 
 
 def test_equally_good_weights_give_equal_weights(tmp_path) -> None:
@@ -99,8 +99,10 @@ def test_faults_are_named(tmp_path) -> None:
     (tmp_path / "bare.csv").write_text("case,class\na,2\n")
     with pytest.raises(InputError, match="no probabilities of a"):
         combine_grades(one, tmp_path / "bare.csv", tmp_path / "out")
-    with pytest.raises(InputError, match="give --weight"):
-        network_weight(None, [one, None], tmp_path / "datalist.json")
+    with pytest.raises(InputError, match="needs --network_source"):
+        network_weight("best", [one, None], tmp_path / "datalist.json")
+    with pytest.raises(InputError, match="weight is 'good'"):
+        network_weight("good")
     with pytest.raises(InputError, match="both graded"):
         best_weight(one, one, source_list(tmp_path, {"a": 4}))
     assert not (tmp_path / "out").exists()

@@ -13,6 +13,7 @@ from crossmoda.errors import InputError, exit_on_input_error
 from crossmoda.koos.answers import UNSURE, KoosAnswer, grade_answer, no_answer, read_answers, write_answers
 from crossmoda.koos.items import GRADES, graded_cases
 
+BEST = "best"  # in place of a weight
 WEIGHTS = np.linspace(0, 1, 21)  # steps of 0.05 are finer than some dozens of cases can tell apart
 SMALLEST = 1e-3  # a probability of 0 for what did happen is not infinitely wrong: the forest has 300 trees
 
@@ -86,21 +87,25 @@ def best_weight(network: str | Path, geometry: str | Path, data_list: str | Path
     return chosen
 
 
-def network_weight(weight: float | None, sources: Sequence[str | Path | None], data_list: str | Path | None) -> float:
+def network_weight(
+    weight: float | str, sources: Sequence[str | Path | None] = (None, None), data_list: str | Path | None = None
+) -> float:
     """The weight that was given, or the best one.
 
     Args:
-        weight: None finds it with `best_weight`.
+        weight: a number, or `best`, which finds it with `best_weight`.
         sources: for that the network's and the baseline's grades of the source's cases.
         data_list: for that the source's true grades.
 
     Raises:
-        InputError: if there is no weight and something to find it is missing, and as `best_weight`.
+        InputError: if the weight is neither, if something to find it is missing, and as `best_weight`.
     """
-    if weight is not None:
+    if weight != BEST:
+        if isinstance(weight, str):
+            raise InputError(f"weight is '{weight}': give the network's share, 0 to 1, or {BEST}")
         return weight
     if not all(sources) or not data_list:
-        raise InputError("give --weight, or to find it --network_source, --geometry_source and --data_list")
+        raise InputError("weight best needs --network_source, --geometry_source and --data_list: give them")
     return best_weight(*sources, data_list)
 
 
