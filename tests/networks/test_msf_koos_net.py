@@ -54,6 +54,21 @@ def test_a_closed_gate_hides_the_image():
     torch.testing.assert_close(net(crop()), net(crop()))
 
 
+def test_dropout_takes_whole_channels_of_the_features_but_not_the_mask():
+    head = KoosHead(4, hidden=8, projection=4, feature_dropout=0.5)
+    seen = []
+    head.high_encoder.layers = torch.nn.Identity()
+    x = torch.rand(3, 5, 4, 4, 2) + 1
+    for _ in range(20):
+        out = head.high_encoder(x)
+        assert torch.equal(out[:, -1], x[:, -1])
+        ratio = out[:, :-1] / x[:, :-1]
+        assert torch.equal(ratio, ratio.mean(dim=(2, 3, 4), keepdim=True).round().expand_as(ratio))
+        seen += ratio.flatten().tolist()
+    assert set(seen) == {0.0, 2.0}
+    assert torch.equal(head.eval().high_encoder(x), x)
+
+
 FINETUNING = ("encoder", "high_encoder", "self_projection", "supervised_projection")
 
 

@@ -48,6 +48,8 @@ class KoosHead(_Freezable):
         classes: grades.
         mask_join: `concatenate` (Han 2022, 3.3) takes the mask for one more channel; `gate` (Han 2022, code) multiplies
             the features by the sigmoid of a 3x3x3 convolution of it.
+        feature_dropout: probability in [0, 1) that training drops a channel of the features (the mask stays), so that
+            the grade hangs on no single one: pseudo-hrT2 and hrT2 differ in them.
 
     Raises:
         ValueError: if `mask_join` is neither.
@@ -62,11 +64,12 @@ class KoosHead(_Freezable):
         projection: int = 128,
         classes: int = 4,
         mask_join: str = "concatenate",
+        feature_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         if mask_join not in ("concatenate", "gate"):
             raise ValueError(f"mask_join is '{mask_join}': give 'concatenate' or 'gate'")
-        self.high_encoder = _HighEncoder(in_channels, hidden, mask_join == "gate")
+        self.high_encoder = _HighEncoder(in_channels, hidden, mask_join == "gate", feature_dropout)
         self.self_projection = _projection(hidden, projection)
         self.supervised_projection = _projection(hidden, projection)
         self.classifier = nn.Linear(hidden, classes)
@@ -102,6 +105,7 @@ class MSFKoosNet(_Freezable):
         projection: see `KoosHead`.
         classes: see `KoosHead`.
         mask_join: see `KoosHead`.
+        feature_dropout: see `KoosHead`.
         frozen: parts that stay as they are: `encoder` and those of `KoosHead.PARTS`.
 
     Raises:
@@ -123,6 +127,7 @@ class MSFKoosNet(_Freezable):
         projection: int = 128,
         classes: int = 4,
         mask_join: str = "concatenate",
+        feature_dropout: float = 0.0,
         frozen: Sequence[str] = ("encoder",),
     ) -> None:
         super().__init__()
@@ -131,7 +136,7 @@ class MSFKoosNet(_Freezable):
             raise ValueError(f"unknown part to freeze: {unknown[0]}; there are {', '.join(self.PARTS)}")
         self.adjacent = ADJACENT
         self.encoder = MSFEncoder(self.adjacent, features, n_blocks)
-        self.head = KoosHead(4 * features, hidden, projection, classes, mask_join)
+        self.head = KoosHead(4 * features, hidden, projection, classes, mask_join, feature_dropout)
         if "encoder" in frozen:
             self._freeze("encoder")
         self.head.freeze([part for part in frozen if part != "encoder"])
@@ -178,8 +183,9 @@ class Projector(nn.Module):
 class _HighEncoder(nn.Module):
     """E_H: features and mask (B, in_channels + 1, X, Y, Z) -> (B, hidden)."""
 
-    def __init__(self, in_channels: int, hidden: int, gate: bool) -> None:
+    def __init__(self, in_channels: int, hidden: int, gate: bool, dropout: float) -> None:
         super().__init__()
+        self.dropout = nn.Dropout3d(dropout)
         self.gate = nn.Conv3d(1, in_channels, 3, padding=1) if gate else None
         channels = in_channels if gate else in_channels + 1
         layers: list[nn.Module] = []
@@ -193,9 +199,10 @@ class _HighEncoder(nn.Module):
         self.layers = nn.Sequential(*layers, nn.AdaptiveAvgPool3d(1), nn.Flatten())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        features, mask = self.dropout(x[:, :-1]), x[:, -1:]
         if self.gate is not None:
-            x = x[:, :-1] * torch.sigmoid(self.gate(x[:, -1:]))
-        return self.layers(x)
+            return self.layers(features * torch.sigmoid(self.gate(mask)))
+        return self.layers(torch.cat([features, mask], dim=1))
 
 
 def _projection(hidden: int, length: int) -> nn.Sequential:
