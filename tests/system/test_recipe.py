@@ -1,0 +1,119 @@
+"""A tiny recipe with every kind of stage: killed, resumed, and applied to new scans."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import yaml
+from recipe_run import write_recipe, write_scans
+from segmentation_bundle import ROOT, oblique_affine, scan_and_label
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
+CASES = {"case_20", "case_21"}
+SYSTEMS = ("segmentation/source-only", "segmentation/oracle", "segmentation/flat", "segmentation/deep")
+
+
+def start(folder: Path) -> subprocess.Popen:
+    command = [sys.executable, str(ROOT / "scripts" / "run_recipe.py"), str(folder / "tiny.yaml"), "--jobs", "2"]
+    command += ["--data", str(folder / "scans" / "datalist.json"), "--truth", str(folder / "scans" / "oracle.json")]
+    with (folder / "log").open("a") as log:
+        return subprocess.Popen(
+            [*command, "--output_dir", str(folder / "run")], cwd=folder, stdout=log, stderr=log, start_new_session=True
+        )
+
+
+def kill_when(process: subprocess.Popen, path: Path) -> None:
+    """Kill the command and all its jobs at once, as a power cut would, as soon as `path` exists."""
+    for _ in range(12000):
+        if path.exists() or process.poll() is not None:
+            break
+        time.sleep(0.1)
+    assert process.poll() is None, "the run ended before it could be killed"
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A finished run that was killed in a training."""
+    folder = tmp_path_factory.mktemp("recipe")
+    write_scans(folder / "scans")
+    write_recipe(folder)
+    run = folder / "run"
+    kill_when(start(folder), run / "segmentation" / "flat" / "fold0" / "model" / "last.pt")
+    assert not (run / "finished").exists()
+    assert (run / "prepared" / "datalist.json").is_file()
+    prepared = (run / "prepared" / "datalist.json").stat().st_mtime_ns
+    assert start(folder).wait(timeout=2800) == 0, (folder / "log").read_text(errors="replace")[-4000:]
+    assert (run / "prepared" / "datalist.json").stat().st_mtime_ns == prepared  # what was done is not done again
+    return folder
+
+
+def test_every_system_is_judged_and_in_the_report(folder):
+    run = folder / "run"
+    for result in (*[f"{system}/predictions" for system in SYSTEMS], "fusion/both", "self_training/rounds/predictions"):
+        with (run / result / "metrics.csv").open() as file:
+            assert {row["case"] for row in csv.DictReader(file)} == CASES, result
+    results = json.loads((run / "report" / "results.json").read_text(encoding="utf-8"))
+    assert set(results["systems"]) == {"source-only", "oracle", "flat", "deep", "both", "rounds"}
+    assert results["focus"] == "both"
+    assert (run / "report" / "index.html").is_file()
+    rounds = json.loads((run / "self_training" / "rounds" / "evaluation" / "rounds.json").read_text())
+    assert [entry["round"] for entry in rounds["rounds"]] == [0, 1]
+
+
+def test_the_teacher_of_the_rounds_is_the_recipe_s_own_system(folder):
+    run = folder / "run"
+    teacher = run / "self_training" / "rounds" / "round_0" / "networks" / "deep" / "model" / "model.pt"
+    assert teacher.read_bytes() == (run / "segmentation" / "deep" / "model" / "model.pt").read_bytes()
+
+
+def test_stages_are_nested_in_one_finished_mlflow_run(folder):
+    with sqlite3.connect(folder / "run" / "mlruns.db") as database:
+        names = dict(database.execute("select run_uuid, name from runs").fetchall())
+        states = dict(database.execute("select run_uuid, status from runs").fetchall())
+        parents = dict(database.execute("select run_uuid, value from tags where key = 'mlflow.parentRunId'").fetchall())
+    (pipeline,) = set(names) - set(parents)
+    assert states[pipeline] == "FINISHED"
+    nested = {names[run] for run, parent in parents.items() if parent == pipeline}
+    assert nested >= {"translation cyclegan", "segmentation deep", "segmentation flat fold 1", "self-training rounds"}
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory, write_series):
+    """A new scan as a NIfTI file and one as a DICOM series, each on a grid of its own."""
+    folder = tmp_path_factory.mktemp("new")
+    affine = oblique_affine(-6.0, (0.6, 0.5, 1.5), (40, 48, 15))
+    nib.save(nib.Nifti1Image(scan_and_label(5, affine, (40, 48, 15))[0], affine), folder / "anna_hrT2.nii.gz")
+    straight = np.diag([-0.5, -0.6, 1.7, 1.0])
+    write_series(folder / "series_b", scan_and_label(6, straight, (44, 40, 14))[0], straight)
+    return folder
+
+
+@pytest.mark.parametrize("final", ["both", "rounds", "flat"])
+def test_predict_gives_labels_in_each_scan_s_own_grid(folder, scans, final, tmp_path):
+    recipe = folder / "run" / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump({**yaml.safe_load(recipe.read_text()), "final": final}))
+    command = [sys.executable, str(ROOT / "scripts" / "predict.py"), str(folder / "run")]
+    command += [str(scans / "anna_hrT2.nii.gz"), str(scans / "series_b"), "--output_dir", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for case, scan in (("anna", scans / "anna_hrT2.nii.gz"), ("series_b", tmp_path / "out/converted/series_b.nii.gz")):
+        label, image = nib.load(tmp_path / "out" / f"{case}_seg.nii.gz"), nib.load(scan)
+        assert label.shape == image.shape
+        assert np.array_equal(label.affine, image.affine)
+        assert label.get_data_dtype() == np.uint8
+        report = json.loads((tmp_path / "out" / f"{case}_seg.json").read_text())
+        assert set(report["volumes_ml"]) == {"VS", "cochlea"}
+    assert not list((tmp_path / "out").glob(".members_*"))
