@@ -78,3 +78,10 @@ def test_finished_run_leaves_the_history_alone(tmp_path):
     trainer.add_event_handler(Events.STARTED, lambda engine: engine.terminate())
     trainer.run([0], max_epochs=2)
     assert [row["loss"] for row in read_history(path)] == [10, 20]
+
+
+def test_the_batch_s_own_label_is_no_loss(tmp_path):
+    trainer = Engine(lambda engine, batch: [{"loss": torch.tensor(2.0), "label": 3, "pred": torch.zeros(4)}])
+    HistoryCsv(tmp_path / "history.csv").attach(trainer)
+    trainer.run([0], max_epochs=1)
+    assert read_history(tmp_path / "history.csv") == [{"epoch": 1, "loss": 2.0}]

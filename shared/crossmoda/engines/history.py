@@ -12,6 +12,7 @@ import ignite.distributed as idist
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
+from monai.utils import CommonKeys
 
 from crossmoda.data.writing import write_text
 
@@ -92,10 +93,15 @@ def read_history(path: str | Path) -> list[dict[str, float]]:
 
 
 def scalars(values: Any) -> Iterator[tuple[str, float]]:
-    """Names and values of the plain numbers and one-element tensors in a dict."""
+    """Names and values of the plain numbers and one-element tensors in a dict.
+
+    What an engine's output holds of the batch itself is no measure and left out: a grade is a scalar, too.
+    """
     if not isinstance(values, Mapping):
         return
     for name, value in values.items():
+        if name in (CommonKeys.IMAGE, CommonKeys.LABEL, CommonKeys.PRED):
+            continue
         if isinstance(value, Mapping):
             yield from scalars(value)
         elif isinstance(value, torch.Tensor) and value.numel() == 1:
