@@ -43,9 +43,10 @@ def uri(request, tmp_path_factory):
     words = ["server", "--backend-store-uri", store, "--artifacts-destination", str(folder / "artifacts")]
     words += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     with (folder / "log.txt").open("w") as log:
-        # A session of its own, so that its workers end with it.
+        # A session of its own, so that its workers end with it; without those for jobs, which nothing here needs.
+        environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         server = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", *words], stdout=log, stderr=log, start_new_session=True
+            [sys.executable, "-m", "mlflow", *words], stdout=log, stderr=log, env=environment, start_new_session=True
         )
         try:
             wait_for(f"http://127.0.0.1:{port}/health", server, folder / "log.txt")
