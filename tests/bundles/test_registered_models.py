@@ -11,6 +11,8 @@ import translation_bundle as translation
 from mlflow import MlflowClient
 from monai.bundle import run
 
+from crossmoda.engines.model_registry import active_store
+
 SLICES = {key: value for key, value in volumes.SLICES.items() if key != "spacing"}
 
 
@@ -58,12 +60,8 @@ def test_the_trained_network_is_in_the_registry(method, data_list, tmp_path, mon
     client = MlflowClient(store)
     (version,) = client.search_model_versions("name = 'ours'")
     assert client.get_run(version.run_id).info.status == "FINISHED"
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(store)
-    try:
+    with active_store(store):
         loaded = mlflow.pytorch.load_model("models:/ours/1")
-    finally:
-        mlflow.set_tracking_uri(before)
     weights = torch.load(tmp_path / "model" / "model.pt", weights_only=True)
     exported = dict(loaded.state_dict())
     assert exported.keys() == weights.keys()

@@ -17,6 +17,7 @@ from PIL import Image
 
 from crossmoda.engines import MLFlowRun, end_parent_run, register_model, start_parent_run
 from crossmoda.engines.mlflow import executed_config, flatten
+from crossmoda.engines.model_registry import active_store
 from crossmoda.errors import InputError
 from crossmoda.networks import UNet2d5
 
@@ -203,7 +204,7 @@ def test_nested_runs(uri, monkeypatch):
     assert by_name["pipeline"].info.status == "FINISHED"
 
 
-def test_the_network_is_registered_with_its_signature(uri, tmp_path, monkeypatch):
+def test_the_network_is_registered_with_its_signature(uri, tmp_path):
     network, window = UNet2d5(in_channels=1, out_channels=3, channels=(4, 4, 4, 4, 4)), (1, 1, 32, 32, 8)
     weights = {name: torch.rand_like(value.float()).to(value.dtype) for name, value in network.state_dict().items()}
     torch.save(weights, tmp_path / "model.pt")
@@ -218,14 +219,10 @@ def test_the_network_is_registered_with_its_signature(uri, tmp_path, monkeypatch
     client = MlflowClient(uri)
     (version,) = client.search_model_versions(f"name = '{name}'")
     assert (str(version.version), version.run_id) == ("1", run.info.run_id)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(uri)
-    try:
+    assert "MLFLOW_TRACKING_URI" not in os.environ  # later processes would track there
+    with active_store(uri):
         signature = mlflow.models.get_model_info(f"models:/{name}/1").signature
         loaded = mlflow.pytorch.load_model(f"models:/{name}/1")
-    finally:
-        mlflow.set_tracking_uri(before)
     assert signature.inputs.inputs[0].shape[1:] == window[1:]
     assert signature.outputs.inputs[0].shape[1:] == (3, 32, 32, 8)
     image = torch.from_numpy(np.random.RandomState(0).rand(*window).astype(np.float32))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import mlflow
@@ -14,6 +15,8 @@ from mlflow.models import infer_signature
 from torch import nn
 
 from crossmoda.engines.weights import load_weights
+
+VARIABLE = "MLFLOW_TRACKING_URI"
 
 
 def register_model(
@@ -44,19 +47,32 @@ def register_model(
     example = np.zeros(tuple(window), dtype=np.float32)
     with torch.no_grad():
         signature = infer_signature(example, model(torch.from_numpy(example)).numpy())
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(os.environ.get("MLFLOW_TRACKING_URI") or tracking_uri)
+    with active_store(os.environ.get(VARIABLE) or tracking_uri), mlflow.start_run(run_id=run_id):
+        info = mlflow.pytorch.log_model(
+            model,
+            name="model",
+            serialization_format="pt2",
+            input_example=example,
+            signature=signature,
+            registered_model_name=name,
+            pip_requirements=[f"torch=={torch.__version__.split('+')[0]}", f"numpy=={np.__version__}"],
+        )
+    return str(info.registered_model_version)
+
+
+@contextmanager
+def active_store(tracking_uri: str) -> Iterator[None]:
+    """Points MLflow's functions that know no store of their own to one, and leaves no trace.
+
+    MLflow's `set_tracking_uri` alone also sets MLFLOW_TRACKING_URI, so that whatever this process starts later would
+    track there.
+    """
+    before, variable = mlflow.get_tracking_uri(), os.environ.get(VARIABLE)
+    mlflow.set_tracking_uri(tracking_uri)
     try:
-        with mlflow.start_run(run_id=run_id):
-            info = mlflow.pytorch.log_model(
-                model,
-                name="model",
-                serialization_format="pt2",
-                input_example=example,
-                signature=signature,
-                registered_model_name=name,
-                pip_requirements=[f"torch=={torch.__version__.split('+')[0]}", f"numpy=={np.__version__}"],
-            )
+        yield
     finally:
         mlflow.set_tracking_uri(before)
-    return str(info.registered_model_version)
+        os.environ.pop(VARIABLE, None)
+        if variable is not None:
+            os.environ[VARIABLE] = variable
