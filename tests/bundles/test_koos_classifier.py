@@ -120,8 +120,10 @@ def test_stages_agree():
 
 
 def test_network_fits_the_metadata():
-    metadata = str(CONFIGS / "metadata.json")
-    verify_net_in_out("network_def", config_file=bundle_config("inference"), meta_file=metadata, **SMALL)
+    metadata = CONFIGS / "metadata.json"
+    verify_net_in_out("network_def", config_file=bundle_config("inference"), meta_file=str(metadata), **SMALL)
+    output = json.loads(metadata.read_text())["network_data_format"]["outputs"]["pred"]
+    assert output["num_channels"] == 4  # grades
 
 
 def test_export_to_torchscript(finetuned, tmp_path):

@@ -14,7 +14,6 @@ import yaml
 from recipe_run import write_recipe, write_scans
 from segmentation_bundle import ROOT
 
-pytest.importorskip("snakemake_executor_plugin_slurm", reason="the profile needs snakemake-executor-plugin-slurm")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 PROFILE = ROOT / "scripts" / "profiles" / "slurm"
 
