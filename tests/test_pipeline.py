@@ -109,3 +109,30 @@ def test_lists_that_the_run_makes(changes, truth):
     run = Pipeline({**config, **changes})
     assert run.data == RUN / "datalist.json"
     assert run.truth == (truth and RUN / truth)
+
+
+def test_koos_grades_that_count():
+    run = pipeline(seed=7, koos={"encoder": "a", "masks": "one", "overlays": ["phantom"], "folds": 2})
+    assert run.koos_method == "msf_koos_net"
+    assert run.koos_folder() == RUN / "koos" / "msf_koos_net" / "seed7"
+    assert run.koos_overlays("msf_koos_net") == ["phantom"]
+    folds = [str(RUN / "koos/msf_koos_net/seed7" / f"fold{fold}" / "model/model.pt") for fold in (0, 1)]
+    assert run.koos_weights("msf_koos_net") == folds
+    networks = {"x": {}, "y": {"overlays": ["methods/gating"], "seeds": [4]}}
+    run = pipeline(seed=7, koos={"networks": networks, "seeds": [2, 3], "combination": "y"})
+    assert (run.koos_method, run.koos_folder().name) == ("combination", "seed2")
+    assert run.koos_overlays("y") == ["methods/gating"]
+    assert run.koos_folder("y").name == "seed4"
+    assert run.koos_folder("x", 3) == RUN / "koos" / "x" / "seed3"
+    assert len(run.koos_weights("x")) == 5
+
+
+@pytest.mark.parametrize(
+    ("overlays", "divides"), [(["methods/chen2023", "methods/three_class"], True), (["methods/chen2023"], False)]
+)
+def test_labels_with_the_tumour_s_parts(overlays, divides):
+    system = {**CONFIG["systems"]["one"], "overlays": overlays}
+    run = pipeline(systems={**CONFIG["systems"], "one": system})
+    assert run.divides_tumour("one") is divides
+    assert run.divides_tumour("f") is divides
+    assert not run.divides_tumour("paper")

@@ -14,10 +14,8 @@
 #     geometry: {}                overrides of geometry_train.yaml; left out: no baseline
 #     combination: full           network that is combined with the baseline
 
-KOOS = config["koos"]
-KOOS_NETWORKS = KOOS.get("networks") or {"msf_koos_net": {}}
-KOOS_SEEDS = KOOS.get("seeds", [SEED])
-KOOS_FOLDS = range(KOOS.get("folds", 5))
+KOOS, KOOS_NETWORKS, KOOS_FOLDS = PIPELINE.koos, PIPELINE.koos_networks, PIPELINE.koos_folds()
+koos_seeds, koos_overlays = PIPELINE.koos_seeds, PIPELINE.koos_overlays
 KOOS_METHODS = [
     *KOOS_NETWORKS,
     *(["geometry"] if "geometry" in KOOS else []),
@@ -28,16 +26,6 @@ KOOS_SOURCE = PIPELINE.scans("translation")
 KOOS_PAIRS = RUN / "translation" / KOOS["encoder"] / "volumes" / "datalist.json"
 KOOS_OPTIONS = {"data_list": KOOS_SOURCE, "translations": KOOS_PAIRS}
 KOOS_ENCODER = PIPELINE.translator_model(KOOS["encoder"]) / "model.pt"
-
-
-def koos_overlays(network):
-    """Overlays of a network's stages."""
-    return [*KOOS_NETWORKS[network].get("overlays", []), *KOOS.get("overlays", [])]
-
-
-def koos_seeds(method):
-    """Seeds of a method: all, or those that a network names."""
-    return KOOS_NETWORKS.get(method, {}).get("seeds", KOOS_SEEDS)
 
 
 def pretrained(wildcards):
@@ -106,10 +94,10 @@ rule koos_grade:
         ],
     output: KOOS_DIR / "{network}" / "seed{seed}" / "grades.csv",
     params:
-        command=lambda wildcards, input, output: bundle(
+        command=lambda wildcards, output: bundle(
             "koos-classifier", *koos_overlays(wildcards.network), config_file="inference", data_list=DATA,
             section="target_validation", masks=PIPELINE.predictions(KOOS["masks"]), output_dir=Path(output[0]).parent,
-            ckpt_paths=[str(Path(mark).parent / "model" / "model.pt") for mark in input.trained],
+            ckpt_paths=PIPELINE.koos_weights(wildcards.network, wildcards.seed),
         ),
     resources: gpu=GPU,
     log: RUN / "logs" / "koos_grade_{network}_{seed}.log",

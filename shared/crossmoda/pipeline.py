@@ -33,6 +33,7 @@ class Pipeline:
         self.self_trainings: Config = config.get("self_training") or {}
         self.fusions: Config = config.get("fusions") or {}
         self.preparation: Config = config.get("preparation") or {}
+        self.koos: Config = config.get("koos") or {}
 
     # --- data -----------------------------------------------------------------------------------------------------
 
@@ -166,8 +167,11 @@ class Pipeline:
         }
 
     def divides_tumour(self, name: str) -> bool:
-        """Whether a self-training's networks tell the tumour's parts apart: the cochlea is then their class 3."""
-        return self.self_trainings[name].get("train", {}).get("classes::cochlea") == 3
+        """Whether a result's labels tell the tumour's parts apart: 1 extra-, 2 intra-meatal, 3 cochlea."""
+        if name in self.self_trainings:
+            return self.self_trainings[name].get("train", {}).get("classes::cochlea") == 3
+        systems = self.fusions[name]["members"] if name in self.fusions else [name]
+        return all("methods/three_class" in self.systems[system]["overlays"] for system in systems)
 
     def teachers(self, name: str) -> dict[str, str]:
         """Member of a self-training -> the system whose networks are its teachers."""
@@ -194,3 +198,37 @@ class Pipeline:
         entry = self.self_trainings[name]
         rules = {"postprocessing_rules": entry["postprocessing"]} if "postprocessing" in entry else {}
         return rules | entry.get("infer", {})
+
+    # --- Koos grades ----------------------------------------------------------------------------------------------
+
+    @property
+    def koos_networks(self) -> Config:
+        """The classifiers of a recipe with grades; Han's alone if it names none."""
+        return self.koos.get("networks") or {"msf_koos_net": {}}
+
+    @property
+    def koos_method(self) -> str:
+        """The method whose grades count: the combination with the baseline, or the first classifier."""
+        return "combination" if "combination" in self.koos else next(iter(self.koos_networks))
+
+    def koos_seeds(self, method: str) -> list[int]:
+        """Seeds of a method: those that a network names, or all."""
+        return self.koos_networks.get(method, {}).get("seeds", self.koos.get("seeds", [self.config["seed"]]))
+
+    def koos_folds(self) -> list[int]:
+        """The folds of each classifier."""
+        return list(range(self.koos.get("folds", 5)))
+
+    def koos_overlays(self, network: str) -> list[str]:
+        """Overlays of all stages of a classifier."""
+        return [*self.koos_networks[network].get("overlays", []), *self.koos.get("overlays", [])]
+
+    def koos_folder(self, method: str | None = None, seed: int | str | None = None) -> Path:
+        """The folder of a method and seed: of the grades that count, if they are left out."""
+        method = method or self.koos_method
+        return self.run / "koos" / method / f"seed{self.koos_seeds(method)[0] if seed is None else seed}"
+
+    def koos_weights(self, network: str, seed: int | str | None = None) -> list[str]:
+        """The weights of a classifier's folds."""
+        folder = self.koos_folder(network, seed)
+        return [str(folder / f"fold{fold}" / "model" / "model.pt") for fold in self.koos_folds()]

@@ -11,10 +11,12 @@ import sys
 import zipfile
 from pathlib import Path
 
+import koos_bundle
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
+import yaml
 from monai.bundle import ckpt_export, load, run, verify_metadata, verify_net_in_out
 from packaging_cases import ROOT, TINY, python_elsewhere, tiny
 from segmentation_bundle import write_case, write_dataset
@@ -165,6 +167,29 @@ def test_trains_elsewhere(tmp_path):
     assert torch.load(tmp_path / "out/model/model.pt", weights_only=True).keys() == (
         torch.load(weights, weights_only=True).keys()
     )
+
+
+def test_all_stages_of_the_classifier_are_packaged(tmp_path):
+    data = koos_bundle.write_dataset(tmp_path / "data")
+    overlay, values = tmp_path / "tiny.yaml", koos_bundle.sizes(tmp_path)
+    places = {key: values.pop(key) for key in ("output_dir", "ckpt_dir")}
+    overlay.write_text(yaml.safe_dump(values))
+    bundle = ROOT / "bundles/koos-classifier"
+    torch.manual_seed(0)
+    network = build_network(flatten_config([config_path(bundle, "inference"), overlay]))
+    torch.save(network.state_dict(), tmp_path / "model.pt")
+    path = package_bundle(bundle, tmp_path / "model.pt", [str(overlay)], tmp_path / "bundle.zip")
+    root = unpack_bundle(path, tmp_path / "empty")
+    stages = {file.stem for file in (root / "configs").glob("*.json")} - {"metadata", "mlflow", "multi_gpu_train"}
+    assert stages == {"pretrain", "finetune", "inference", "evaluate", "geometry_train", "geometry", "combine"}
+    assert check_bundle(root) == []
+
+    stage = koos_bundle.train_overrides(data, Path(places["output_dir"]))
+    stage = {key: value for key, value in stage.items() if key not in values} | {"ckpt_dir": str(tmp_path / "stage")}
+    words = [word for key, value in stage.items() for word in (f"--{key}", str(value))]
+    config = str(root / "configs/pretrain.json")
+    python_elsewhere("-m", "monai.bundle", "run", "--config_file", config, *words, cwd=tmp_path)
+    assert torch.load(tmp_path / "stage/model.pt", weights_only=True).keys() == network.state_dict().keys()
 
 
 # --- faults ---------------------------------------------------------------------------------------------------------

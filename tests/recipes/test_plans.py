@@ -19,7 +19,7 @@ from crossmoda.recipes import load_recipe, read_presets, recipe_names, resolve, 
 PAPERS = ("chen2023", "han2022", "kang2022", "li2021", "shin2021")
 FOLDS = range(5)
 TRANSLATION = {"train_translator", "translate", "judge_translations", "pool_views"}
-ONCE = {"start_tracking", "report", "end_tracking", "all"}
+ONCE = {"case_reports", "start_tracking", "report", "end_tracking", "all"}
 LI = {"unet2d5_gamma20", "unet2d5_gamma15", "unet3d", "unet3d_attention"}
 BEST = {"unet2d5", "unet3d", "unet3d_attention"}
 BOUNDS = {"source-only", "oracle"}

@@ -140,3 +140,28 @@ def test_command(tmp_path):
     assert done.returncode == 2
     assert "needs both --prior_scan and --prior_label" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_all_scans_of_a_data_list(tmp_path):
+    items = []
+    for name in ("a", "b"):
+        scan, _ = write(tmp_path, name)
+        items.append({"case": name, "site": "ldn", "image": str(scan)})
+    (tmp_path / "list.json").write_text(json.dumps({"target_validation": items}))
+    (tmp_path / "koos").mkdir()
+    (tmp_path / "koos" / "b_koos.json").write_text(json.dumps({"grade": 3, "probabilities": {"3": 1.0}, "flags": []}))
+    words = [sys.executable, str(SCRIPT), "--data_list", str(tmp_path / "list.json"), "--label", str(tmp_path)]
+    words += ["--koos", str(tmp_path / "koos"), "--output_dir", str(tmp_path / "out"), "--model", "ours"]
+    done = subprocess.run(words, capture_output=True, encoding="utf-8", check=False)
+    assert done.returncode == 0, done.stderr
+    pages = {name: text_of(tmp_path / "out" / f"{name}_report.html") for name in ("a", "b")}
+    assert "grade" not in pages["a"]
+    assert pages["b"]["grade"] == "3"
+    assert pages["a"]["model"] == "ours"
+    for more, message in (
+        (["--date", "2026-01-01"], "--date is of one scan"),
+        (["--label", items[0]["image"]], "is a"),
+    ):
+        done = subprocess.run([*words, *more], capture_output=True, encoding="utf-8", check=False)
+        assert done.returncode == 2
+        assert message in done.stderr

@@ -71,6 +71,7 @@ def test_every_system_is_judged_and_in_the_report(folder):
     assert (run / "report" / "index.html").is_file()
     rounds = json.loads((run / "self_training" / "rounds" / "evaluation" / "rounds.json").read_text())
     assert [entry["round"] for entry in rounds["rounds"]] == [0, 1]
+    assert {path.name.removesuffix("_report.html") for path in (run / "cases").glob("*.html")} == CASES
 
 
 def test_the_teacher_of_the_rounds_is_the_recipe_s_own_system(folder):
@@ -116,4 +117,6 @@ def test_predict_gives_labels_in_each_scan_s_own_grid(folder, scans, final, tmp_
         assert label.get_data_dtype() == np.uint8
         report = json.loads((tmp_path / "out" / f"{case}_seg.json").read_text())
         assert set(report["volumes_ml"]) == {"VS", "cochlea"}
+        assert (tmp_path / "out" / f"{case}_report.html").is_file()
+        assert (tmp_path / "out" / f"{case}_report.pdf").is_file()
     assert not list((tmp_path / "out").glob(".members_*"))

@@ -32,8 +32,8 @@ def check_bundle(root: str | Path, overlays: Sequence[str] = ()) -> list[str]:
 
     Args:
         root: the bundle's folder.
-        overlays: merged on top of training, inference and evaluation, e.g. `methods/li2021`, or paths of files
-            elsewhere; without them all the bundle's workflows are looked at.
+        overlays: merged on top of the workflows that take them (`takes_overlays`), e.g. `methods/li2021`, or paths of
+            files elsewhere; without them all the bundle's workflows are looked at.
 
     Returns:
         Faults, one line each.
@@ -43,9 +43,8 @@ def check_bundle(root: str | Path, overlays: Sequence[str] = ()) -> list[str]:
     if not faults:
         own = [name for name in overlays if not _is_elsewhere(name)]
         faults += [f"metadata.json: {fault}" for fault in metadata_faults(read_metadata(root, own))]
-    names = WORKFLOWS if overlays else workflows(root)
-    for name in names:
-        if _workflow_file(root, name) is not None:
+    for name in workflows(root):
+        if not overlays or takes_overlays(root, name):
             faults += check_config(root, name, overlays)
     return faults
 
@@ -58,6 +57,17 @@ def workflows(root: str | Path) -> list[str]:
         for path in files
         if path.stem in WORKFLOWS or {"run", "bundle_root"} <= ConfigParser.load_config_file(path).keys()
     ]
+
+
+def takes_overlays(root: str | Path, name: str) -> bool:
+    """Whether a method is merged on top of a workflow: one with a network, or one of every bundle.
+
+    Args:
+        root: the bundle's folder.
+        name: of `workflows`.
+    """
+    file = _workflow_file(Path(root), name)
+    return name in WORKFLOWS or (file is not None and workflow_type(flatten_config([file])) is not None)
 
 
 def check_config(

@@ -17,7 +17,7 @@ import crossmoda
 from crossmoda.bundle import config_path, flatten_config, flatten_metadata
 from crossmoda.errors import InputError
 from crossmoda.packaging.archive import write_archive
-from crossmoda.packaging.check import WORKFLOWS, check_bundle, overlay_path
+from crossmoda.packaging.check import check_bundle, overlay_path, takes_overlays, workflows
 from crossmoda.packaging.metadata import VERSIONS, installed
 from crossmoda.packaging.standalone import standalone_config, standalone_overlay
 from crossmoda.packaging.weights import build_network, read_weights
@@ -38,7 +38,7 @@ def package_bundle(
     Args:
         root: the bundle's folder.
         weights: `model.pt` of a training with the same overlays.
-        overlays: merged on top of training, inference and evaluation, in order.
+        overlays: merged on top of the workflows that take them (`takes_overlays`), in order.
         output: the zip; None takes the name above in the working directory.
 
     Returns:
@@ -116,9 +116,9 @@ def _files(root: Path, overlays: Sequence[str]) -> list[Path]:
 def _configs(root: Path, overlays: Sequence[str], metadata: dict[str, Any]) -> dict[str, bytes]:
     configs = root / "configs"
     content: dict[str, Any] = {"metadata": metadata}
-    for name in WORKFLOWS:
-        if (configs / f"{name}.yaml").is_file():
-            content[name] = standalone_config([configs / f"{name}.yaml", *_files(root, overlays)])
+    for name in workflows(root):
+        own = _files(root, overlays) if takes_overlays(root, name) else []
+        content[name] = standalone_config([configs / f"{name}.yaml", *own])
     if (configs / f"{MULTI_GPU}.yaml").is_file():
         content[MULTI_GPU] = standalone_overlay(configs / f"{MULTI_GPU}.yaml")
     files = {f"configs/{name}.json": (json.dumps(value, indent=4) + "\n").encode() for name, value in content.items()}

@@ -15,14 +15,19 @@ from crossmoda.data.dicom import is_series
 from crossmoda.errors import InputError
 from crossmoda.fusion import fuse_members
 from crossmoda.pipeline import Pipeline
+from crossmoda.report import write_case_reports
 from crossmoda.selftraining.steps import run_bundle
 
 RECIPE_FILE = "recipe.yaml"
 SECTION = SECTIONS[2]
+KOOS = "koos-classifier"
 
 
 def apply_run(run: str | Path, scans: Sequence[str | Path], output_dir: str | Path, progress: bool = True) -> list[str]:
-    """Segment raw hrT2 scans as a recipe does: `<case>_seg.nii.gz` in each scan's grid, and `<case>_seg.json`.
+    """Segment raw hrT2 scans as a recipe does, grade them if it grades, and report on each.
+
+    Writes `<case>_seg.nii.gz` in each scan's grid and `<case>_seg.json`; with grades `<case>_koos.json` and
+    `grades.csv`; `<case>_report.html` and `<case>_report.pdf`.
 
     Args:
         run: the output folder of a finished `run_recipe.py`.
@@ -41,15 +46,21 @@ def apply_run(run: str | Path, scans: Sequence[str | Path], output_dir: str | Pa
     output_dir = Path(output_dir).absolute()
     items = _items(scans, output_dir)
     final = pipeline.config["final"]
-    with tempfile.TemporaryDirectory(prefix=".members_", dir=output_dir) as folder:
-        data_list = Path(folder) / "scans.json"
+    with tempfile.TemporaryDirectory(prefix=".members_", dir=output_dir) as temporary:
+        folder = Path(temporary)
+        data_list = folder / "scans.json"
         write_datalist({SECTION: items}, data_list)
-        if final in pipeline.systems:
-            _segment(pipeline, final, data_list, output_dir, output_dir)
-        elif final in pipeline.self_trainings:
-            _segment_by_ensemble(pipeline, final, data_list, output_dir, progress)
-        else:
-            _fuse(pipeline, final, data_list, Path(folder), output_dir, progress)
+        logs = output_dir / "logs"
+        _predict(pipeline, final, data_list, output_dir, folder, logs, progress)
+        if pipeline.koos:
+            masks = output_dir
+            if pipeline.koos["masks"] != final:
+                masks = folder / "masks"
+                _predict(pipeline, pipeline.koos["masks"], data_list, masks, folder, logs, progress)
+            _grade(pipeline, data_list, masks, output_dir, folder, logs)
+    sources = {"model": f"recipe {pipeline.config['name']}: {final}", "run": str(pipeline.run)}
+    parts = pipeline.divides_tumour(final)
+    write_case_reports(items, output_dir, output_dir, output_dir, parts, sources, progress)
     return [item["case"] for item in items]
 
 
@@ -69,7 +80,7 @@ def read_run(run: str | Path) -> Pipeline:
     if not isinstance(config, dict) or not config.get("final"):
         raise InputError(f"{path} names no final system: it is not what scripts/run_recipe.py writes")
     pipeline = Pipeline({**config, "output_dir": str(path.parent)})
-    for file in _needed(pipeline, config["final"]):
+    for file in [*_needed(pipeline, config["final"]), *_needed_for_grades(pipeline)]:
         if not file.is_file():
             raise InputError(f"{file} is missing: the run is not finished, start scripts/run_recipe.py again")
     return pipeline
@@ -82,6 +93,15 @@ def _needed(pipeline: Pipeline, name: str) -> list[Path]:
         return [pipeline.folder(name) / "ensemble.json"]
     networks = pipeline.networks(name)
     return [folder / file for folder in networks for file in ("trained", "model/model.pt")]
+
+
+def _needed_for_grades(pipeline: Pipeline) -> list[Path]:
+    if not pipeline.koos:
+        return []
+    combined = pipeline.koos_method == "combination"
+    weights = pipeline.koos_weights(pipeline.koos["combination"] if combined else pipeline.koos_method)
+    geometry = [pipeline.koos_folder("geometry") / "model" / "geometry.json"] if combined else []
+    return [*_needed(pipeline, pipeline.koos["masks"]), *map(Path, weights), *geometry]
 
 
 def _items(scans: Sequence[str | Path], output_dir: Path) -> list[dict[str, Any]]:
@@ -110,31 +130,49 @@ def _items(scans: Sequence[str | Path], output_dir: Path) -> list[dict[str, Any]
     return list(items.values())
 
 
-def _segment(pipeline: Pipeline, system: str, data_list: Path, folder: Path, output_dir: Path) -> None:
-    """The predictions of one system, all its folds."""
-    root = bundle_root(pipeline.systems[system]["bundle"])
-    files = [str(config_path(root, name)) for name in ("inference", *pipeline.inference_overlays(system))]
-    values = {"data_list": data_list, "section": SECTION, "output_dir": folder, **pipeline.weights(system)}
-    values |= pipeline.inference_options(system) | {"progress": False}
-    run_bundle(f"segmentation by {system}", files, _plain(values), output_dir / "logs" / f"{system}.log")
+def _predict(
+    pipeline: Pipeline, name: str, data_list: Path, output_dir: Path, folder: Path, logs: Path, progress: bool
+) -> None:
+    """The label maps of a system, a self-training or a fusion; members' go into subfolders of `folder`."""
+    values = {"data_list": data_list, "section": SECTION, "output_dir": output_dir}
+    if name in pipeline.systems:
+        values |= {**pipeline.weights(name), **pipeline.inference_options(name), "progress": False}
+        bundle, overlays = pipeline.systems[name]["bundle"], pipeline.inference_overlays(name)
+        _run("segmentation", name, bundle, "inference", overlays, values, logs)
+    elif name in pipeline.self_trainings:
+        values |= {**pipeline.ensemble_options(name), "progress": progress}
+        _run("segmentation", name, "self-training", "inference", [], values, logs)
+    else:
+        fusion = pipeline.fusions[name]
+        for system in fusion["members"]:
+            _predict(pipeline, system, data_list, folder / system, folder, logs, progress)
+        members, rules = [folder / system for system in fusion["members"]], fusion.get("postprocessing", [])
+        fuse_members(members, fusion["rule"], output_dir, rules, data_list, SECTION, progress=progress)
 
 
-def _segment_by_ensemble(pipeline: Pipeline, name: str, data_list: Path, output_dir: Path, progress: bool) -> None:
-    root = bundle_root("self-training")
-    files = [str(config_path(root, "inference"))]
-    values = {"data_list": data_list, "section": SECTION, "output_dir": output_dir, "progress": progress}
-    values |= pipeline.ensemble_options(name)
-    run_bundle(f"segmentation by {name}", files, _plain(values), output_dir / "logs" / f"{name}.log")
+def _grade(pipeline: Pipeline, data_list: Path, masks: Path, output_dir: Path, folder: Path, logs: Path) -> None:
+    """Koos grades by the method of the recipe that counts."""
+    values = {"data_list": data_list, "section": SECTION, "masks": masks, "progress": False}
+    method = pipeline.koos_method
+    combined = method == "combination"
+    network = pipeline.koos["combination"] if combined else method
+    graded = folder / "network" if combined else output_dir
+    options = values | {"ckpt_paths": pipeline.koos_weights(network), "output_dir": graded}
+    _run("grading", network, KOOS, "inference", pipeline.koos_overlays(network), options, logs)
+    if combined:
+        geometry = folder / "geometry"
+        options = values | {"geometry_dir": pipeline.koos_folder("geometry") / "model", "output_dir": geometry}
+        _run("grading", "geometry", KOOS, "geometry", [], options, logs)
+        options = {"network": graded / "grades.csv", "geometry": geometry / "grades.csv", "output_dir": output_dir}
+        _run("grading", "combination", KOOS, "combine", [], options, logs)
 
 
-def _fuse(pipeline: Pipeline, name: str, data_list: Path, folder: Path, output_dir: Path, progress: bool) -> None:
-    fusion = pipeline.fusions[name]
-    members = []
-    for system in fusion["members"]:
-        members.append(folder / system)
-        _segment(pipeline, system, data_list, members[-1], output_dir)
-    rules = fusion.get("postprocessing", [])
-    fuse_members(members, fusion["rule"], output_dir, rules, data_list, SECTION, progress=progress)
+def _run(
+    what: str, name: str, bundle: str, config: str, overlays: Sequence[str], values: dict[str, Any], logs: Path
+) -> None:
+    root = bundle_root(bundle)
+    files = [str(config_path(root, file)) for file in (config, *overlays)]
+    run_bundle(f"{what} by {name}", files, _plain(values), logs / f"{name}.log")
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:

@@ -66,5 +66,8 @@ def _targets(pipeline: Pipeline, stage: str) -> list[Path | str]:
         ],
         "fuse": [pipeline.result(name) for name in pipeline.fusions],
         "koos": ["koos"],
-        "report": [pipeline.run / "report" / "index.html"],
+        "report": [
+            pipeline.run / "report" / "index.html",
+            *([pipeline.run / "cases"] if "final" in pipeline.config else []),
+        ],
     }[stage]

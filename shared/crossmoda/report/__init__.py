@@ -1,6 +1,13 @@
 """HTML pages: the report that judges a set of systems, and the inspection of a data list before training."""
 
-from crossmoda.report.case import CaseFindings, Study, draw_planes, findings_tables, write_case_report
+from crossmoda.report.case import (
+    CaseFindings,
+    Study,
+    draw_planes,
+    findings_tables,
+    write_case_report,
+    write_case_reports,
+)
 from crossmoda.report.inspection import Inspection, inspect, write_inspection
 from crossmoda.report.page import ReportInput, write_report
 from crossmoda.report.unjudged import write_unjudged_report
@@ -14,6 +21,7 @@ __all__ = [
     "findings_tables",
     "inspect",
     "write_case_report",
+    "write_case_reports",
     "write_inspection",
     "write_report",
     "write_unjudged_report",

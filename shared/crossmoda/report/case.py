@@ -20,6 +20,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.figure import Figure
 from scipy import ndimage
+from tqdm import tqdm
 
 from crossmoda.data import check_same_grid, read_label, read_volume, write_text
 from crossmoda.data.writing import replacing
@@ -133,6 +134,42 @@ def write_case_report(
     write_text(template.render(content, warning=RESEARCH_ONLY), page)
     _write_pdf(findings, tables, overlays, study.parts, sheet)
     return page, sheet
+
+
+def write_case_reports(
+    items: Sequence[Mapping[str, Any]],
+    labels_dir: str | Path,
+    output_dir: str | Path,
+    koos_dir: str | Path | None = None,
+    parts: bool = False,
+    sources: Mapping[str, str] | None = None,
+    progress: bool = True,
+) -> list[Path]:
+    """The report of each of several scans.
+
+    Args:
+        items: of a data list, with `case` and `image`.
+        labels_dir: folder with `<case>_seg.nii.gz`.
+        output_dir: as for `write_case_report`.
+        koos_dir: folder with `<case>_koos.json` of the scans that were graded.
+        parts: as of `Study`.
+        sources: as for `write_case_report`.
+        progress: whether to show a bar.
+
+    Returns:
+        Paths of the HTML files.
+
+    Raises:
+        InputError: see `write_case_report`.
+    """
+    pages = []
+    for item in tqdm(items, desc="case reports", disable=not progress):
+        case = item["case"]
+        answer = Path(koos_dir) / f"{case}_koos.json" if koos_dir is not None else None
+        study = Study(Path(item["image"]), Path(labels_dir) / f"{case}_seg.nii.gz", parts=parts)
+        koos = answer if answer is not None and answer.is_file() else None
+        pages.append(write_case_report(study, output_dir, koos, sources=sources)[0])
+    return pages
 
 
 def findings_tables(findings: CaseFindings) -> dict[str, list[tuple[str, str]]]:
