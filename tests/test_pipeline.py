@@ -92,6 +92,9 @@ def test_systems_as_members_and_teachers_of_the_rounds():
         "one": {"bundle": "s", "overlays": ["m"], "infer": {"k": 1}},
         "five": {"bundle": "s", "overlays": [], "folds": [0, 3]},
     }
+    looked_at_twice = {"own": {**CONFIG["self_training"]["own"], "views": [{"mirror_axes": [0]}]}}
+    members = pipeline(self_training=looked_at_twice).self_training_options("own")["members"]
+    assert members["one"] == {**options["members"]["one"], "views": [{"mirror_axes": [0]}]}
     assert options["extra_overlays"] == []  # the systems' overlays are complete
     assert list(options["teachers"]) == ["one", "five"]
     assert len(options["teachers"]["five"]) == 2

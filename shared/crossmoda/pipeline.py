@@ -154,7 +154,8 @@ class Pipeline:
             member: [str(folder / "model" / "model.pt") for folder in self.networks(system)]
             for member, system in self.teachers(name).items()
         }
-        members = {system: self._member(system) for system in entry.get("members", ())}
+        views = {"views": entry["views"]} if "views" in entry else {}
+        members = {system: self._member(system) | views for system in entry.get("members", ())}
         extra = [PREPARED] if self.is_prepared(SEGMENTATION) else []
         return {
             "data_list": self.scans(SEGMENTATION),

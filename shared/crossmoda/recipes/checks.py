@@ -16,7 +16,7 @@ from crossmoda.preparation.recipe import recipe_names as preparation_names
 
 TRANSLATOR = ("overlays", "train", "translate", "model", "priority")
 SYSTEM = ("bundle", "images", "section", "overlays", "inference_overlays", "train", "infer", "folds")
-SELF_TRAINING = ("overlays", "translated", "members", "teachers", "train", "infer", "postprocessing")
+SELF_TRAINING = ("overlays", "translated", "members", "views", "teachers", "train", "infer", "postprocessing")
 FUSION = ("members", "rule", "postprocessing")
 PREPARATION = ("recipe", "of", "settings")
 ENTRIES = (

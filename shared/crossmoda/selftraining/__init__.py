@@ -22,6 +22,7 @@ from crossmoda.selftraining.selection import (
     SelectionRule,
     TopShare,
 )
+from crossmoda.selftraining.spoiling import MirrorSome
 from crossmoda.selftraining.voxels import (
     BorderBand,
     ChangedByCleaning,
@@ -48,6 +49,7 @@ __all__ = [
     "IntraMeatalByContrast",
     "LabelPriors",
     "LowConfidence",
+    "MirrorSome",
     "Plausible",
     "SelectAll",
     "SelectionRule",
