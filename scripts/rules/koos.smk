@@ -62,6 +62,7 @@ rule koos_pretrain:
         ),
     resources: gpu=GPU,
     log: RUN / "logs" / "koos_pretrain_{network}_{seed}_{fold}.log",
+    benchmark: RUN / "logs" / "koos_pretrain_{network}_{seed}_{fold}.tsv"
     shell: "CROSSMODA_PARENT_RUN_ID=$(cat {input.run:q}) {params.command} 2>&1 | tee {log:q}"
 
 
@@ -81,6 +82,7 @@ rule koos_finetune:
         ),
     resources: gpu=GPU,
     log: RUN / "logs" / "koos_finetune_{network}_{seed}_{fold}.log",
+    benchmark: RUN / "logs" / "koos_finetune_{network}_{seed}_{fold}.tsv"
     shell: "CROSSMODA_PARENT_RUN_ID=$(cat {input.run:q}) {params.command} 2>&1 | tee {log:q}"
 
 
@@ -101,6 +103,7 @@ rule koos_grade:
         ),
     resources: gpu=GPU,
     log: RUN / "logs" / "koos_grade_{network}_{seed}.log",
+    benchmark: RUN / "logs" / "koos_grade_{network}_{seed}.tsv"
     shell: "{params.command} 2>&1 | tee {log:q}"
 
 

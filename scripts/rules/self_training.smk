@@ -34,6 +34,7 @@ rule predict_self_training:
         ),
     resources: gpu=GPU,
     log: RUN / "logs" / "predict_self_training_{self_training}.log",
+    benchmark: RUN / "logs" / "predict_self_training_{self_training}.tsv"
     shell: "{params.command} 2>&1 | tee {log:q}"
 
 
@@ -63,4 +64,5 @@ if ORACLE:
             ),
         resources: gpu=GPU,
         log: RUN / "logs" / "judge_rounds_{self_training}.log",
+        benchmark: RUN / "logs" / "judge_rounds_{self_training}.tsv"
         shell: "{params.command} 2>&1 | tee {log:q}"
