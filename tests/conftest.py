@@ -4,6 +4,15 @@ import numpy as np
 import pytest
 
 
+def pytest_collection_modifyitems(items):
+    """Whole chains first, then other files with slow tests.
+
+    A file stays in one process, and a long one that comes last leaves the other process idle.
+    """
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (not item.nodeid.startswith("tests/system/"), item.path not in slow))
+
+
 def _write_slice(path, pixels, position, affine_lps, tags):
     """One file; `pixels` of shape (columns, rows), `position` in LPS mm."""
     import itk  # here, because most tests do without it
