@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# All tests, in two processes (a file stays in one; tests/conftest.py puts long ones first). `--fast` leaves the slow ones (whole chains, full-size phantom) out;
-# other arguments go to pytest, e.g. `-n 0` for one process.
+# All tests, in two processes (a file stays in one; tests/conftest.py puts long ones first). `--fast` leaves the slow ones
+# (whole chains, full-size phantom) out; other arguments go to pytest, e.g. `-n 0` for one process.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 

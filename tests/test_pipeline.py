@@ -122,12 +122,17 @@ def test_koos_grades_that_count():
     folds = [str(RUN / "koos/msf_koos_net/seed7" / f"fold{fold}" / "model/model.pt") for fold in (0, 1)]
     assert run.koos_weights("msf_koos_net") == folds
     networks = {"x": {}, "y": {"overlays": ["methods/gating"], "seeds": [4]}}
-    run = pipeline(seed=7, koos={"networks": networks, "seeds": [2, 3], "combination": "y"})
-    assert (run.koos_method, run.koos_folder().name) == ("combination", "seed2")
+    koos = {"networks": networks, "seeds": [2, 4], "geometry": {}, "combination": "y"}
+    run = pipeline(seed=7, koos=koos)
+    assert run.koos_methods == ["x", "y", "geometry", "combination"]
+    assert (run.koos_method, run.koos_network, run.koos_folder().name) == ("combination", "y", "seed4")
     assert run.koos_overlays("y") == ["methods/gating"]
-    assert run.koos_folder("y").name == "seed4"
+    assert Path(run.koos_weights("y")[0]).parents[2] == RUN / "koos" / "y" / "seed4"  # as combined in the run
     assert run.koos_folder("x", 3) == RUN / "koos" / "x" / "seed3"
     assert len(run.koos_weights("x")) == 5
+    run = pipeline(seed=7, koos={**koos, "final": "geometry"})
+    assert (run.koos_method, run.koos_network) == ("geometry", None)
+    assert run.koos_folder() == RUN / "koos" / "geometry" / "seed2"
 
 
 @pytest.mark.parametrize(

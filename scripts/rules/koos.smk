@@ -13,14 +13,12 @@
 #       no_pretraining: {overlays: [methods/no_pretraining], pretrained_by: null}
 #     geometry: {}                overrides of geometry_train.yaml; left out: no baseline
 #     combination: full           network that is combined with the baseline
+#     final: geometry             whose grades count, in case reports and for new scans; default: the combination, or the
+#                                 first network
 
 KOOS, KOOS_NETWORKS, KOOS_FOLDS = PIPELINE.koos, PIPELINE.koos_networks, PIPELINE.koos_folds()
 koos_seeds, koos_overlays = PIPELINE.koos_seeds, PIPELINE.koos_overlays
-KOOS_METHODS = [
-    *KOOS_NETWORKS,
-    *(["geometry"] if "geometry" in KOOS else []),
-    *(["combination"] if "combination" in KOOS else []),
-]
+KOOS_METHODS = PIPELINE.koos_methods
 KOOS_DIR = RUN / "koos"
 KOOS_SOURCE = PIPELINE.scans("translation")
 KOOS_PAIRS = RUN / "translation" / KOOS["encoder"] / "volumes" / "datalist.json"
@@ -92,7 +90,7 @@ rule koos_grade:
         DATA,
         result(KOOS["masks"]),
         trained=lambda wildcards: [
-            KOOS_DIR / wildcards.network / f"seed{wildcards.seed}" / f"fold{fold}" / "trained" for fold in KOOS_FOLDS
+            folder / "trained" for folder in PIPELINE.koos_fold_folders(wildcards.network, wildcards.seed)
         ],
     output: KOOS_DIR / "{network}" / "seed{seed}" / "grades.csv",
     params:

@@ -14,6 +14,7 @@ Options = dict[str, Any]
 
 SOURCE, ORACLE = "source", "oracle"  # what a system may be trained on beside translators' volumes
 TRANSLATION, SEGMENTATION = "translation", "segmentation"
+GEOMETRY, COMBINATION = "geometry", "combination"  # methods that grade, beside the classifiers
 PREPARED, PREPARATION = "prepared", "preparation"  # overlays of the bundles: prepared volumes, raw scans
 
 
@@ -208,13 +209,26 @@ class Pipeline:
         return self.koos.get("networks") or {"msf_koos_net": {}}
 
     @property
+    def koos_methods(self) -> list[str]:
+        """The classifiers, the geometric baseline and the combination, of which a recipe may have the last two."""
+        return [*self.koos_networks, *(name for name in (GEOMETRY, COMBINATION) if name in self.koos)]
+
+    @property
     def koos_method(self) -> str:
-        """The method whose grades count: the combination with the baseline, or the first classifier."""
-        return "combination" if "combination" in self.koos else next(iter(self.koos_networks))
+        """The method whose grades count: `final`, or else the combination, or else the first classifier."""
+        default = COMBINATION if COMBINATION in self.koos else next(iter(self.koos_networks))
+        return self.koos.get("final", default)
+
+    @property
+    def koos_network(self) -> str | None:
+        """The classifier in the method whose grades count; None if that is the geometric baseline alone."""
+        method = self.koos_method
+        return {COMBINATION: self.koos.get(COMBINATION), GEOMETRY: None}.get(method, method)
 
     def koos_seeds(self, method: str) -> list[int]:
-        """Seeds of a method: those that a network names, or all."""
-        return self.koos_networks.get(method, {}).get("seeds", self.koos.get("seeds", [self.config["seed"]]))
+        """Seeds of a method: those that a network names, or all; a combination has its network's."""
+        network = self.koos[COMBINATION] if method == COMBINATION else method
+        return self.koos_networks.get(network, {}).get("seeds", self.koos.get("seeds", [self.config["seed"]]))
 
     def koos_folds(self) -> list[int]:
         """The folds of each classifier."""
@@ -226,10 +240,14 @@ class Pipeline:
 
     def koos_folder(self, method: str | None = None, seed: int | str | None = None) -> Path:
         """The folder of a method and seed: of the grades that count, if they are left out."""
-        method = method or self.koos_method
-        return self.run / "koos" / method / f"seed{self.koos_seeds(method)[0] if seed is None else seed}"
+        seed = self.koos_seeds(method or self.koos_method)[0] if seed is None else seed
+        return self.run / "koos" / (method or self.koos_method) / f"seed{seed}"
+
+    def koos_fold_folders(self, network: str, seed: int | str | None = None) -> list[Path]:
+        """The folders of a classifier's folds; the seed of the grades that count if it is left out."""
+        seed = self.koos_seeds(self.koos_method)[0] if seed is None else seed
+        return [self.koos_folder(network, seed) / f"fold{fold}" for fold in self.koos_folds()]
 
     def koos_weights(self, network: str, seed: int | str | None = None) -> list[str]:
-        """The weights of a classifier's folds."""
-        folder = self.koos_folder(network, seed)
-        return [str(folder / f"fold{fold}" / "model" / "model.pt") for fold in self.koos_folds()]
+        """The weights of a classifier's folds, see `koos_fold_folders`."""
+        return [str(folder / "model" / "model.pt") for folder in self.koos_fold_folders(network, seed)]

@@ -178,8 +178,12 @@ def test_all_stages_of_the_classifier_are_packaged(tmp_path):
     torch.manual_seed(0)
     network = build_network(flatten_config([config_path(bundle, "inference"), overlay]))
     torch.save(network.state_dict(), tmp_path / "model.pt")
-    path = package_bundle(bundle, tmp_path / "model.pt", [str(overlay)], tmp_path / "bundle.zip")
+    overlays = ["methods/not_frozen", str(overlay)]
+    path = package_bundle(bundle, tmp_path / "model.pt", overlays, tmp_path / "bundle.zip")
     root = unpack_bundle(path, tmp_path / "empty")
+    configs = {stage: json.loads((root / f"configs/{stage}.json").read_text()) for stage in ("pretrain", "finetune")}
+    assert configs["pretrain"]["frozen"] == ["encoder"]  # the overlay is of fine-tuning alone
+    assert configs["finetune"]["frozen_in_finetuning"] == []
     stages = {file.stem for file in (root / "configs").glob("*.json")} - {"metadata", "mlflow", "multi_gpu_train"}
     assert stages == {"pretrain", "finetune", "inference", "evaluate", "geometry_train", "geometry", "combine"}
     assert check_bundle(root) == []

@@ -180,6 +180,9 @@ def with_parcellation(data):
 # --- faults -------------------------------------------------------------------------------------------------------
 
 
+KOOS = {"encoder": "cyclegan", "masks": "both"}
+
+
 def faulty(folder, path, value):
     recipe = yaml.safe_load(write_recipe(folder).read_text())
     part = recipe
@@ -208,6 +211,17 @@ def faulty(folder, path, value):
         (("preparation", "recipe"), "li2020", "preparation 'li2020' is unknown"),
         (("views",), {"all": ["cyclegan", "none"]}, "view 'all' names 'none'"),
         (("koos",), {"encoder": "msf_net", "masks": "both"}, "koos: encoder names 'msf_net'"),
+        (("koos",), {"encoder": "cyclegan"}, "koos has no 'masks'"),
+        (("koos",), {}, "koos has no 'encoder'"),
+        (("koos",), {**KOOS, "combination": "full", "geometry": {}}, "koos: combination names 'full'"),
+        (("koos",), {**KOOS, "combination": "msf_koos_net"}, "koos: combination needs the baseline"),
+        (("koos",), {**KOOS, "final": "geometry"}, "koos: final names 'geometry', which is no method"),
+        (("koos",), {**KOOS, "seeds": 3}, "koos: seeds of 'msf_koos_net' is 3: give a list"),
+        (("koos",), {**KOOS, "folds": [0]}, r"koos: folds is \[0\]: give their number"),
+        (("koos",), {**KOOS, "networks": {"a": {"overlay": []}}}, "koos: network 'a' has an unknown entry 'overlay'"),
+        (("koos",), {**KOOS, "networks": {"a": {"pretrained_by": "b"}}}, "koos: a names 'b', which is no network"),
+        (("koos",), {**KOOS, "overlays": ["methods/none"]}, "koos: network 'msf_koos_net': .*no config 'methods/none'"),
+        (("self_training", "rounds", "views"), 2, "self-training 'rounds': views is 2: give a list"),
         (("final",), "none", "final names 'none'"),
         (("bounds",), "none", "bounds names 'none'"),
         (("sytems",), {}, "unknown entry 'sytems'"),

@@ -160,8 +160,14 @@ def test_all_scans_of_a_data_list(tmp_path):
     assert pages["a"]["model"] == "ours"
     for more, message in (
         (["--date", "2026-01-01"], "--date is of one scan"),
-        (["--label", items[0]["image"]], "is a"),
+        (["--label", items[0]["image"]], "is no folder: with --data_list --label is a folder"),
+        (["--koos", items[0]["image"]], "is no folder: with --data_list --koos is a folder"),
+        (["--koos", str(tmp_path)], "has no <case>_koos.json of any scan"),
     ):
         done = subprocess.run([*words, *more], capture_output=True, encoding="utf-8", check=False)
         assert done.returncode == 2
         assert message in done.stderr
+    (tmp_path / "b_seg.nii.gz").unlink()
+    done = subprocess.run([*words, "--output_dir", str(tmp_path / "none")], capture_output=True, text=True, check=False)
+    assert "b_seg.nii.gz is missing" in done.stderr
+    assert not (tmp_path / "none").exists()

@@ -10,13 +10,15 @@ from typing import Any
 from crossmoda.bundle import bundle_root, config_path
 from crossmoda.errors import InputError
 from crossmoda.fusion import RULES
-from crossmoda.pipeline import ORACLE, SEGMENTATION, SOURCE, TRANSLATION
+from crossmoda.pipeline import COMBINATION, GEOMETRY, ORACLE, SEGMENTATION, SOURCE, TRANSLATION, Pipeline
 from crossmoda.postprocessing import read_rules
 from crossmoda.preparation.recipe import recipe_names as preparation_names
 
 TRANSLATOR = ("overlays", "train", "translate", "model", "priority")
 SYSTEM = ("bundle", "images", "section", "overlays", "inference_overlays", "train", "infer", "folds")
 SELF_TRAINING = ("overlays", "translated", "members", "views", "teachers", "train", "infer", "postprocessing")
+KOOS = ("encoder", "masks", "overlays", "folds", "seeds", "networks", GEOMETRY, COMBINATION, "final")
+KOOS_NETWORK = ("overlays", "pretrained_by", "seeds")
 FUSION = ("members", "rule", "postprocessing")
 PREPARATION = ("recipe", "of", "settings")
 ENTRIES = (
@@ -64,11 +66,7 @@ def check(config: Mapping[str, Any]) -> None:
     if config.get("bounds"):
         _require([config["bounds"]], systems, "bounds", "system")
     if "koos" in config:
-        koos = config["koos"]
-        _require([koos["encoder"]] if koos.get("encoder") else [], translators, "koos: encoder", "translator")
-        _require(
-            [koos["masks"]] if koos.get("masks") else [], results, "koos: masks", "system, self-training or fusion"
-        )
+        _check_koos(config, results)
 
 
 def _check_preparation(entry: Mapping[str, Any]) -> None:
@@ -92,9 +90,8 @@ def _check_system(name: str, entry: Mapping[str, Any], images: Sequence[str], si
     _require([entry["images"]], images, f"system '{name}': images", "translator or view")
     for overlays in (entry["overlays"], entry.get("inference_overlays", [])):
         _check_overlays(entry["bundle"], [*overlays, *sizes], f"system '{name}'")
-    folds = entry.get("folds")
-    if folds is not None and not (isinstance(folds, list) and folds and all(isinstance(fold, int) for fold in folds)):
-        raise InputError(f"system '{name}': folds is {folds}: give a list, e.g. [0, 1, 2, 3, 4]")
+    if entry.get("folds") is not None:
+        _check_numbers(entry["folds"], f"system '{name}': folds")
 
 
 def _check_self_training(name: str, entry: Mapping[str, Any], config: Mapping[str, Any], sizes: Sequence) -> None:
@@ -104,6 +101,11 @@ def _check_self_training(name: str, entry: Mapping[str, Any], config: Mapping[st
     _require(entry["translated"], config["translators"], f"{label}: translated", "translator")
     _require(entry.get("members", []), config["systems"], f"{label}: members", "system")
     _require(entry.get("teachers", {}).values(), config["systems"], f"{label}: teachers", "system")
+    views = entry.get("views", [])
+    if not (isinstance(views, list) and all(isinstance(view, Mapping) for view in views)):
+        raise InputError(f"{label}: views is {views}: give a list of settings, e.g. [{{mirror_axes: []}}]")
+    if views and not entry.get("members"):
+        raise InputError(f"{label} has views but no members of its own: set views in its overlay, or under train")
     read_rules(entry.get("postprocessing", []))
 
 
@@ -113,6 +115,34 @@ def _check_fusion(name: str, entry: Mapping[str, Any], systems: Mapping[str, Any
     if entry["rule"] not in RULES:
         raise InputError(f"fusion '{name}': there is no rule '{entry['rule']}': take one of {', '.join(RULES)}")
     read_rules(entry.get("postprocessing", []))
+
+
+def _check_koos(config: Mapping[str, Any], results: Sequence[str]) -> None:
+    koos, pipeline = config["koos"], Pipeline({"output_dir": "", **config})
+    _check_entries(koos, KOOS, "koos", required=("encoder", "masks"))
+    _require([koos["encoder"]], config["translators"], "koos: encoder", "translator")
+    _require([koos["masks"]], results, "koos: masks", "system, self-training or fusion")
+    if pipeline.divides_tumour(koos["masks"]):
+        raise InputError(f"koos: masks '{koos['masks']}' divide the tumour: name a result whose label 1 is all of it")
+    networks = pipeline.koos_networks
+    for name, entry in networks.items():
+        _check_entries(entry, KOOS_NETWORK, f"koos: network '{name}'")
+        _require([entry["pretrained_by"]] if entry.get("pretrained_by") else [], networks, f"koos: {name}", "network")
+        _check_overlays("koos-classifier", pipeline.koos_overlays(name), f"koos: network '{name}'")
+    if COMBINATION in koos:
+        _require([koos[COMBINATION]], networks, "koos: combination", "network")
+        if GEOMETRY not in koos:
+            raise InputError("koos: combination needs the baseline: add 'geometry: {}'")
+    _require([pipeline.koos_method], pipeline.koos_methods, "koos: final", "method")
+    for name in pipeline.koos_methods:
+        _check_numbers(pipeline.koos_seeds(name), f"koos: seeds of '{name}'")
+    if not isinstance(koos.get("folds", 5), int) or koos.get("folds", 5) < 2:
+        raise InputError(f"koos: folds is {koos['folds']}: give their number, 2 or more")
+
+
+def _check_numbers(values: Any, label: str) -> None:
+    if not (isinstance(values, list) and values and all(isinstance(value, int) for value in values)):
+        raise InputError(f"{label} is {values}: give a list of numbers, e.g. [0, 1, 2]")
 
 
 def _check_entries(entry: Any, known: Sequence[str], label: str, required: Sequence[str] = ()) -> None:

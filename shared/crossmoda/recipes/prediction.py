@@ -14,7 +14,7 @@ from crossmoda.data import SECTIONS, convert_series, input_items, write_datalist
 from crossmoda.data.dicom import is_series
 from crossmoda.errors import InputError
 from crossmoda.fusion import fuse_members
-from crossmoda.pipeline import Pipeline
+from crossmoda.pipeline import COMBINATION, GEOMETRY, Pipeline
 from crossmoda.report import write_case_reports
 from crossmoda.selftraining.steps import run_bundle
 
@@ -60,7 +60,8 @@ def apply_run(run: str | Path, scans: Sequence[str | Path], output_dir: str | Pa
             _grade(pipeline, data_list, masks, output_dir, folder, logs)
     sources = {"model": f"recipe {pipeline.config['name']}: {final}", "run": str(pipeline.run)}
     parts = pipeline.divides_tumour(final)
-    write_case_reports(items, output_dir, output_dir, output_dir, parts, sources, progress)
+    koos_dir = output_dir if pipeline.koos else None  # not the answers of an earlier run
+    write_case_reports(items, output_dir, output_dir, koos_dir, parts, sources, progress)
     return [item["case"] for item in items]
 
 
@@ -98,10 +99,16 @@ def _needed(pipeline: Pipeline, name: str) -> list[Path]:
 def _needed_for_grades(pipeline: Pipeline) -> list[Path]:
     if not pipeline.koos:
         return []
-    combined = pipeline.koos_method == "combination"
-    weights = pipeline.koos_weights(pipeline.koos["combination"] if combined else pipeline.koos_method)
-    geometry = [pipeline.koos_folder("geometry") / "model" / "geometry.json"] if combined else []
-    return [*_needed(pipeline, pipeline.koos["masks"]), *map(Path, weights), *geometry]
+    network = pipeline.koos_network
+    folds = pipeline.koos_fold_folders(network) if network else []
+    needed = [folder / file for folder in folds for file in ("trained", "model/model.pt")]
+    if pipeline.koos_method in (GEOMETRY, COMBINATION):
+        needed.append(_geometry_model(pipeline) / "geometry.json")
+    return [*_needed(pipeline, pipeline.koos["masks"]), *needed]
+
+
+def _geometry_model(pipeline: Pipeline) -> Path:
+    return pipeline.koos_folder(GEOMETRY, pipeline.koos_seeds(pipeline.koos_method)[0]) / "model"
 
 
 def _items(scans: Sequence[str | Path], output_dir: Path) -> list[dict[str, Any]]:
@@ -153,18 +160,18 @@ def _predict(
 def _grade(pipeline: Pipeline, data_list: Path, masks: Path, output_dir: Path, folder: Path, logs: Path) -> None:
     """Koos grades by the method of the recipe that counts."""
     values = {"data_list": data_list, "section": SECTION, "masks": masks, "progress": False}
-    method = pipeline.koos_method
-    combined = method == "combination"
-    network = pipeline.koos["combination"] if combined else method
-    graded = folder / "network" if combined else output_dir
-    options = values | {"ckpt_paths": pipeline.koos_weights(network), "output_dir": graded}
-    _run("grading", network, KOOS, "inference", pipeline.koos_overlays(network), options, logs)
+    method, network = pipeline.koos_method, pipeline.koos_network
+    combined = method == COMBINATION
+    graded = {name: folder / name if combined else output_dir for name in ("network", GEOMETRY)}
+    if network:
+        options = values | {"ckpt_paths": pipeline.koos_weights(network), "output_dir": graded["network"]}
+        _run("grading", network, KOOS, "inference", pipeline.koos_overlays(network), options, logs)
+    if method in (GEOMETRY, COMBINATION):
+        options = values | {"geometry_dir": _geometry_model(pipeline), "output_dir": graded[GEOMETRY]}
+        _run("grading", GEOMETRY, KOOS, "geometry", [], options, logs)
     if combined:
-        geometry = folder / "geometry"
-        options = values | {"geometry_dir": pipeline.koos_folder("geometry") / "model", "output_dir": geometry}
-        _run("grading", "geometry", KOOS, "geometry", [], options, logs)
-        options = {"network": graded / "grades.csv", "geometry": geometry / "grades.csv", "output_dir": output_dir}
-        _run("grading", "combination", KOOS, "combine", [], options, logs)
+        files = {name: path / "grades.csv" for name, path in graded.items()}
+        _run("grading", COMBINATION, KOOS, "combine", [], files | {"output_dir": output_dir}, logs)
 
 
 def _run(

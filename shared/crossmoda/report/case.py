@@ -160,8 +160,14 @@ def write_case_reports(
         Paths of the HTML files.
 
     Raises:
-        InputError: see `write_case_report`.
+        InputError: if a label map or all answers are missing; see `write_case_report`.
     """
+    for item in items:  # none is written if one is missing
+        path = Path(labels_dir) / f"{item['case']}_seg.nii.gz"
+        if not path.is_file():
+            raise InputError(f"{path} is missing: give the folder with the label maps of all scans")
+    if koos_dir is not None and not any((Path(koos_dir) / f"{item['case']}_koos.json").is_file() for item in items):
+        raise InputError(f"{koos_dir} has no <case>_koos.json of any scan: correct the folder, or leave it out")
     pages = []
     for item in tqdm(items, desc="case reports", disable=not progress):
         case = item["case"]

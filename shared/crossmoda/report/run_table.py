@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from crossmoda.errors import InputError
+from crossmoda.metrics import read_metrics
 from crossmoda.pipeline import Pipeline
 from crossmoda.report.tables import NONE, Table
 
@@ -39,13 +40,14 @@ def run_table(folders: Sequence[str | Path]) -> Table:
         folders: of `run_recipe.py`, each with a truth.
 
     Raises:
-        InputError: if a run is not finished or was not judged, or the runs were judged on different numbers of cases.
+        InputError: if a run is not finished or was not judged, or the runs were judged on different cases.
     """
     runs = [_read_run(Path(folder)) for folder in folders]
-    counts = sorted({run["cases"] for run in runs})
-    if len(counts) != 1:
-        raise InputError(f"the runs were judged on {counts} cases: give runs on the same data")
-    return Table(f"{counts[0]} hidden scans", HEADER, [run["cells"] for run in runs])
+    cases = runs[0]["cases"]
+    for folder, run in zip(folders, runs, strict=True):
+        if run["cases"] != cases:
+            raise InputError(f"{folder} was judged on other cases than {folders[0]}: give runs on the same data")
+    return Table(f"{len(cases)} hidden scans", HEADER, [run["cells"] for run in runs])
 
 
 def _read_run(folder: Path) -> dict[str, Any]:
@@ -54,15 +56,16 @@ def _read_run(folder: Path) -> dict[str, Any]:
         results = json.loads((folder / "report" / "results.json").read_text(encoding="utf-8"))
         pipeline, final = Pipeline({**config, "output_dir": str(folder)}), config["final"]
         found = results["systems"][final]
-        measures, gap = found["all"], found.get("gap_closed")
+        measures, gap = found["all"], found["gap_closed"]["dice"]
         cells = [config["name"]]
         cells += [f"{measures['dice'][name]['mean']:.3f}" for name in CLASSES]
         cells += [f"{measures['assd'][name]['mean']:.2f}" for name in CLASSES]
-        cells += [f"{gap['dice'][name]:.0%}" if gap else NONE for name in CLASSES]
+        cells += [NONE if gap[name] is None else f"{gap[name]:.0%}" for name in CLASSES]
+        cells += [_before(pipeline, final), _koos(pipeline), f"{_cpu_minutes(folder):.0f}"]
+        cases = {row["case"] for row in read_metrics(pipeline.result(final))}
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
         raise InputError(f"{folder} is no finished run with a truth: finish scripts/run_recipe.py first") from None
-    cells += [_before(pipeline, final), _koos(pipeline), f"{_cpu_minutes(folder):.0f}"]
-    return {"cases": measures["n"], "cells": cells}
+    return {"cases": cases, "cells": cells}
 
 
 def _before(pipeline: Pipeline, final: str) -> str:
