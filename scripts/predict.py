@@ -12,8 +12,9 @@ from crossmoda.recipes import apply_run
 
 EPILOG = """\
 All members of what the recipe names as final predict, and are fused as in the run. Writes <case>_seg.nii.gz
-(0 background, 1 VS, 2 cochlea; or 1 extra-, 2 intra-meatal VS, 3 cochlea) in each scan's own grid, <case>_seg.json with volumes, entropy, agreement and flags, and
-<case>_report.html and .pdf for the clinic; if the recipe grades, <case>_koos.json and grades.csv.
+(0 background, 1 VS, 2 cochlea; or 1 extra-, 2 intra-meatal VS, 3 cochlea) in each scan's own grid, <case>_seg.json
+with volumes, entropy, agreement and flags, and <case>_report.html and .pdf for the clinic; if the recipe
+grades, <case>_koos.json and grades.csv.
 
   predict.py runs/li2021 scan.nii.gz --output_dir out
   predict.py runs/li2021 scans/ dicom/series_a dicom/series_b --output_dir out

@@ -40,7 +40,7 @@ CONFIG = {
 
 
 def write_run(folder, **koos):
-    """A finished run with random networks: two segmenters, a classifier of two folds, and a baseline if `koos` has one."""
+    """A finished run with random networks: two segmenters, two folds of a classifier, a baseline if `koos` has one."""
     for system in ("flat", "other"):
         _, weights = tiny("segmentation-2.5d", folder / "segmentation" / system / "model")
         state = torch.load(weights, weights_only=True)
