@@ -21,7 +21,6 @@ FOLDS = range(5)
 TRANSLATION = {"train_translator", "translate", "judge_translations", "pool_views"}
 ONCE = {"case_reports", "start_tracking", "report", "end_tracking", "all"}
 LI = {"unet2d5_gamma20", "unet2d5_gamma15", "unet3d", "unet3d_attention"}
-BEST = {"unet2d5", "unet3d", "unet3d_attention"}
 BOUNDS = {"source-only", "oracle"}
 
 
@@ -59,7 +58,7 @@ PAPER = {
     },
     "best": {
         "train_translator": {"cyclegan"},
-        "train_segmenter": BEST,
+        "train_segmenter": {"unet2d5", "nnunet_3d", "nnunet_2d"},
         "fuse": {"before_self_training"},
         "self_train": {"ensemble"},
     },
