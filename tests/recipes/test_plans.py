@@ -88,8 +88,8 @@ def expected(name: str, preset: str, judged: bool) -> dict[str, set[str]]:
     return jobs | {rule: {""} for rule in once}
 
 
-def plan(config: dict, folder: Path, *options: str) -> dict[str, set[str]]:
-    """Jobs of a dry run: rule -> the values of its wildcards."""
+def dry_run(config: dict, folder: Path, *options: str) -> str:
+    """What Snakemake says that it would do."""
     file = folder / "recipe.yaml"
     file.write_text(yaml.safe_dump(config))
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "scripts" / "Snakefile"), "--dry-run"]
@@ -97,6 +97,12 @@ def plan(config: dict, folder: Path, *options: str) -> dict[str, set[str]]:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     text = done.stdout + done.stderr
     assert done.returncode == 0, text[-3000:]
+    return text
+
+
+def plan(config: dict, folder: Path, *options: str) -> dict[str, set[str]]:
+    """Jobs of a dry run: rule -> the values of its wildcards."""
+    text = dry_run(config, folder, *options)
     jobs = defaultdict(set)
     for block in re.split(r"\n(?=(?:local)?rule \w+:\n)", text.split("Job stats", 2)[1])[1:]:
         wildcards = re.search(r"^    wildcards: (.*)$", block, re.MULTILINE)
@@ -161,3 +167,12 @@ def test_recipes_of_the_snakefile_s_own_form(name, tmp_path):
     assert jobs.get("fuse", set()) == set(config.get("fusions", {}))
     assert "prepare" not in jobs
     assert "self_train" not in jobs
+
+
+@pytest.mark.parametrize(("name", "graded"), [("han2022", True), ("li2021", False)])
+def test_case_reports_have_the_grades(name, graded, tmp_path):
+    text = dry_run(config_of(name, "phantom", tmp_path), tmp_path, "--printshellcmds")
+    command = next(line for line in text.splitlines() if "report_case.py" in line)
+    koos = re.search(r"--koos=(\S+)", command)
+    assert bool(koos) == graded
+    assert not graded or f"{koos[1]}/grades.csv" in text
