@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import fcntl
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 
 from crossmoda.data import write_text
@@ -18,7 +23,7 @@ from crossmoda.recipes import load_recipe, read_changes, read_presets, recipe_na
 
 SCRIPTS = Path(__file__).resolve().parent
 RECIPES, PROFILES = SCRIPTS / "recipes", SCRIPTS / "profiles"
-RECIPE_FILE = "recipe.yaml"
+RECIPE_FILE, LOCK_FILE = "recipe.yaml", ".lock"
 IDENTITY = ("name", "preset", "phantom", "data_root", "data_list")  # a run keeps these
 ENVIRONMENT = {  # as in environment.sh
     "MPLBACKEND": "Agg",
@@ -83,6 +88,41 @@ def check_folder(config: dict[str, Any]) -> None:
         raise InputError(f"{path.parent} holds a run with another {other[0]}: give another --output_dir")
 
 
+@contextmanager
+def locked(run: Path) -> Iterator[int]:
+    """Hold the folder of a run, as long as this process or one that inherits the file descriptor lives.
+
+    Two pipelines in one folder would write the same files. Snakemake's own locks outlive a killed run.
+    """
+    with (run / LOCK_FILE).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"{run} is being worked on by another process: wait until it is done, or end it") from None
+        except OSError:  # a file system without locks
+            print(f"{run} can't be locked: start no second pipeline in it", file=sys.stderr)
+        yield file.fileno()
+
+
+def run_snakemake(command: list[str], *inherited: int) -> int:
+    """Run the pipeline and return its exit code; a SIGTERM ends its jobs as well, which Snakemake alone would wait for.
+
+    Args:
+        command: of `snakemake_command`.
+        inherited: file descriptors that it keeps open.
+    """
+
+    def end(number: int, frame: Any) -> None:
+        for process in psutil.Process().children(recursive=True):
+            process.terminate()
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        return subprocess.call(command, env={**ENVIRONMENT, **os.environ}, pass_fds=inherited)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def find_profile(name: str) -> Path:
     """The folder of a profile."""
     for folder in (PROFILES / name, Path(name).absolute()):
@@ -130,15 +170,19 @@ def main(argv: list[str] | None = None) -> int:
         file = (Path(temporary) if arguments.dry_run else run) / RECIPE_FILE
         command = snakemake_command(arguments, config, file, folder)
         try:
-            write_text(yaml.safe_dump(config, sort_keys=False), file)
+            if arguments.dry_run:
+                write_text(yaml.safe_dump(config, sort_keys=False), file)
+                return run_snakemake(command)
+            run.mkdir(parents=True, exist_ok=True)
+            with locked(run) as lock:
+                write_text(yaml.safe_dump(config, sort_keys=False), file)
+                code = run_snakemake(command, lock)
         except OSError as error:
             raise InputError(f"{file} can't be written ({error.strerror}): give another --output_dir") from None
-        try:
-            code = subprocess.call(command, env={**ENVIRONMENT, **os.environ})
         except KeyboardInterrupt:
             print("stopped; run again to go on", file=sys.stderr)
             return 130
-    if code == 0 and not arguments.dry_run and (run / "finished").is_file():
+    if code == 0 and (run / "finished").is_file():
         print(
             f"Finished: {run / 'report' / 'index.html'}. On new scans: scripts/predict.py {run} SCAN --output_dir OUT"
         )

@@ -19,6 +19,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--run_file", required=True, type=Path, metavar="FILE", help="start writes the run's id there, end reads it"
     )
+    parser.add_argument("--failed", action="store_true", help="it ended early")
     return parser.parse_args(argv)
 
 
@@ -29,7 +30,7 @@ def main(argv: list[str] | None = None) -> None:
         run = start_parent_run(arguments.tracking_uri, arguments.experiment_name, arguments.run_name)
         write_text(run + "\n", arguments.run_file)
     else:
-        end_parent_run(arguments.tracking_uri, arguments.run_file.read_text().strip())
+        end_parent_run(arguments.tracking_uri, arguments.run_file.read_text().strip(), arguments.failed)
 
 
 if __name__ == "__main__":

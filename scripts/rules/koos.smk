@@ -173,7 +173,7 @@ if ORACLE:
                 for method in KOOS_METHODS
             ),
         log: RUN / "logs" / "koos.log",
-        shell: "{sys.executable} {ROOT}/scripts/tabulate_grades.py {params.methods} --output {output:q} 2>&1 | tee {log:q}"
+        shell: "{sys.executable:q} {ROOT:q}/scripts/tabulate_grades.py {params.methods} --output {output:q} 2>&1 | tee {log:q}"
 
 else:
 

@@ -1,5 +1,5 @@
 # Scans prepared as a paper does; on by `preparation` in a recipe. Killed, prepare.py goes on where it was.
-PREPARE = "{sys.executable} {ROOT}/scripts/prepare.py {params.how} --datalist {input.data_list:q} --jobs {threads}"
+PREPARE = "{sys.executable:q} {ROOT:q}/scripts/prepare.py {params.how} --datalist {input.data_list:q} --jobs {threads}"
 
 
 rule prepare:
@@ -26,4 +26,4 @@ if ORACLE and PIPELINE.is_prepared("segmentation"):
         params: how=lambda wildcards: shlex.join(["--like", str(PIPELINE.prepared)]),
         threads: CORES
         log: RUN / "logs" / "prepare_truth.log",
-        shell: PREPARE + " --output_dir $(dirname {output:q}) 2>&1 | tee {log:q}"
+        shell: PREPARE + ' --output_dir "$(dirname {output:q})" 2>&1 | tee {log:q}'

@@ -45,7 +45,7 @@ if ORACLE:
         output: RUN / "self_training" / "{self_training}" / "predictions" / "metrics.csv",
         params: parts=lambda wildcards: "--parts" if PIPELINE.divides_tumour(wildcards.self_training) else ""
         log: RUN / "logs" / "judge_self_training_{self_training}.log",
-        shell: "{sys.executable} {ROOT}/scripts/judge.py $(dirname {output:q}) --data_list {input[0]:q} {params.parts}"
+        shell: '{sys.executable:q} {ROOT:q}/scripts/judge.py "$(dirname {output:q})" --data_list {input[0]:q} {params.parts}'
                " 2>&1 | tee {log:q}"
 
     rule judge_rounds:

@@ -192,6 +192,24 @@ trainer.run([1], max_epochs=1)
     assert run.info.status == "FAILED"
 
 
+def test_sigterm_fails_the_run(uri):
+    """As a cluster sends it at a time limit."""
+    script = f"""
+import os, signal, time
+from ignite.engine import Engine
+from crossmoda.engines import MLFlowRun
+trainer = Engine(lambda engine, batch: (os.kill(os.getpid(), signal.SIGTERM), time.sleep(60)))
+MLFlowRun({uri!r}, "ended").attach(trainer)
+trainer.run([1], max_epochs=1)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 128 + signal.SIGTERM, done.stderr
+    (run,) = runs(uri, "ended")
+    assert run.info.status == "FAILED"
+
+
 def test_nested_runs(uri, monkeypatch):
     parent = start_parent_run(uri, "nested", "pipeline")
     monkeypatch.setenv("CROSSMODA_PARENT_RUN_ID", parent)

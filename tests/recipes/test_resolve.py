@@ -7,14 +7,13 @@ import json
 
 import pytest
 import yaml
-from monai.bundle import ConfigParser
 from recipe_run import RECIPES, write_recipe, write_scans
-from segmentation_bundle import ROOT
 
 from crossmoda.errors import InputError
 from crossmoda.pipeline import Pipeline
 from crossmoda.recipes import change, load_recipe, read_changes, read_presets, recipe_names, resolve, targets_until
 from crossmoda.recipes.settings import merged
+from crossmoda.recipes.values import check_values
 
 PRESETS = read_presets(RECIPES)
 
@@ -151,21 +150,30 @@ def test_every_override_of_every_recipe_is_known_to_its_bundle(name, preset, sca
     data = None if preset == "phantom" else scans[0]
     if name == "han2022" and data:
         data = with_parcellation(data)
-    pipeline = Pipeline(config_of(name, preset, data=data))
-    runs = [
-        *[("translation", "train", e["overlays"], e.get("train", {})) for e in pipeline.translators.values()],
-        *[(e["bundle"], "train", e["overlays"], e.get("train", {})) for e in pipeline.systems.values()],
-        *[(e["bundle"], "inference", e["inference_overlays"], e.get("infer", {})) for e in pipeline.systems.values()],
-        *[("self-training", "train", e["overlays"], e.get("train", {})) for e in pipeline.self_trainings.values()],
-    ]
-    student = ConfigParser.load_config_file(ROOT / "bundles/self-training/configs/student.yaml")
-    for bundle, kind, overlays, values in runs:
-        configs = ROOT / "bundles" / bundle / "configs"
-        parser = ConfigParser()
-        parser.read_config([str(configs / f"{file}.yaml") for file in (kind, *overlays)])
-        for key in values:
-            option = key.removeprefix("train_options::")  # of the members' trainings, on top of student.yaml
-            assert option in (parser if option == key else student), (bundle, kind, key)
+    check_values(Pipeline(config_of(name, preset, data=data)))
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("translators::cyclegan::train::max_epoch", "translator 'cyclegan': train: .* mean 'max_epochs'"),
+        ("translators::cyclegan::translate::feature", "translator 'cyclegan': translate: .* 'features'"),
+        ("systems::nnunet_2d::train::leaning_rate", "system 'nnunet_2d': train: .* 'learning_rate'"),
+        ("systems::nnunet_2d::infer::mirror_axis", "system 'nnunet_2d': infer: .* 'mirror_axes'"),
+        ("self_training::ensemble::train::round", "self-training 'ensemble': train: .* 'rounds'"),
+        ("self_training::ensemble::train::train_options::max_epoch", "train_options: .* 'max_epochs'"),
+        ("self_training::ensemble::infer::infer_options::mirror_axis", "infer_options: .* 'mirror_axes'"),
+    ],
+)
+def test_a_misspelt_value_is_told_with_the_nearest_name(key, message):
+    with pytest.raises(InputError, match=message):
+        config_of("kang2022", **{key: 3})
+
+
+def test_options_of_the_members_trainings():
+    options = {"self_training::ensemble::train": {"train_options::max_epochs": 3, "train_options::ema_momentum": 0.02}}
+    config = config_of("kang2022", **options)
+    assert config["self_training"]["ensemble"]["train"] == options["self_training::ensemble::train"]
 
 
 def with_parcellation(data):

@@ -6,6 +6,9 @@ import atexit
 import json
 import os
 import re
+import signal
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -40,8 +43,8 @@ class MLFlowRun(MLFlowHandler):
     - the config that was executed is kept as an artifact, and its plain values as parameters;
     - git revision, bundle, its version and the versions of the libraries are tags;
     - every scalar of the trainer's output is a curve, and the validator's metrics go into the same run;
-    - the run ends as FINISHED, or as FAILED on an exception, an interrupt or an early exit of the process (only a
-      `kill -9` leaves it as running);
+    - the run ends as FINISHED, or as FAILED on an exception, an interrupt, an early exit of the process or a SIGTERM
+      (only a `kill -9` leaves it as running);
     - new PNG files of a folder become artifacts after each epoch;
     - the best network may be registered as a model, with its signature.
 
@@ -121,6 +124,7 @@ class MLFlowRun(MLFlowHandler):
             )
             # StatsHandler raises before the handlers of EXCEPTION_RAISED that stand after it are called.
             atexit.register(self._fail)
+            _exit_on_sigterm()
             parameters = dict(flatten(config)) | dict(flatten(self.params, keep_all=True))
             self._log_parameters(parameters)
             if self.config_file:
@@ -195,6 +199,12 @@ class MLFlowRun(MLFlowHandler):
     def _fail_and_raise(self, engine: Engine, error: Exception) -> None:
         self._fail()
         raise error  # with a handler on this event, ignite leaves raising to it
+
+
+def _exit_on_sigterm() -> None:
+    """Let a SIGTERM end the process by way of `atexit`, unless somebody else takes care of it already."""
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
 
 
 def losses(output: Any) -> dict[str, float]:

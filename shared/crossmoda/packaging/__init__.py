@@ -1,7 +1,7 @@
 """Bundles checked, exported and packaged."""
 
 from crossmoda.packaging.archive import check_checksums, unpack_bundle
-from crossmoda.packaging.check import check_bundle, check_config, overlay_path
+from crossmoda.packaging.check import check_bundle, check_config, overlay_path, unknown_overrides
 from crossmoda.packaging.export import example_input, export_onnx, export_torchscript
 from crossmoda.packaging.package import package_bundle
 from crossmoda.packaging.weights import build_network, read_weights
@@ -17,5 +17,6 @@ __all__ = [
     "overlay_path",
     "package_bundle",
     "read_weights",
+    "unknown_overrides",
     "unpack_bundle",
 ]

@@ -110,6 +110,24 @@ def check_config(
     return [f"{name}: {fault}" for fault in faults]
 
 
+def unknown_overrides(
+    root: str | Path, name: str, overlays: Sequence[str | Path] = (), overrides: Mapping[str, Any] | None = None
+) -> list[str]:
+    """Which overrides no config knows, a line each with the nearest known one; a part of `check_config`, and quick.
+
+    Args:
+        root: the bundle's folder.
+        name: of the workflow.
+        overlays: merged on top.
+        overrides: values by id.
+    """
+    if not overrides:
+        return []
+    root = Path(root)
+    config = flatten_config([config_path(root, name), *[overlay_path(root, str(item)) for item in overlays]])
+    return list(_unknown_overrides(root, config, overrides).values())
+
+
 def read_metadata(root: str | Path, overlays: Sequence[str] = ()) -> dict[str, Any]:
     """Metadata of a bundle with overlays."""
     return flatten_metadata(root, overlays)

@@ -10,9 +10,10 @@ import yaml
 
 from crossmoda.data import SECTIONS, read_sections
 from crossmoda.errors import InputError
-from crossmoda.pipeline import ORACLE, PREPARED, SEGMENTATION, SOURCE, TRANSLATION
+from crossmoda.pipeline import ORACLE, PREPARED, SEGMENTATION, SOURCE, TRANSLATION, Pipeline
 from crossmoda.recipes.checks import ENTRIES, check
 from crossmoda.recipes.settings import change, merged
+from crossmoda.recipes.values import check_values
 
 PRESETS_FILE = "presets.yaml"
 SOURCE_SECTION, TARGET_SECTION, VALIDATION_SECTION = SECTIONS
@@ -88,6 +89,7 @@ def resolve(
     _complete_preparation(content)
     check({"views": {}, **content})
     _complete_systems(content, _oracle_is_possible(content))
+    check_values(Pipeline(content))
     _complete_report(content, preset, made)
     needs = content.pop("needs", [])
     if "data_list" in content:
