@@ -12,8 +12,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from crossmoda.bundle import bundle_root, config_path, flatten_config
-from crossmoda.errors import exit_on_input_error
+import torch
+
+from crossmoda.bundle import bundle_root, config_path, flatten_config, flatten_metadata
+from crossmoda.errors import InputError, exit_on_input_error
 from crossmoda.packaging import (
     build_network,
     example_input,
@@ -44,9 +46,15 @@ def main() -> None:
     files = [config_path(root, "inference"), *(overlay_path(root, item) for item in overlays)]
     network = build_network(flatten_config(files))
     read_weights(arguments.weights, network)
-    metadata = flatten_config([root / "configs" / "metadata.json"])
+    metadata = flatten_metadata(root, [item for item in overlays if not Path(item).is_file()])
     channels = metadata["network_data_format"]["inputs"]["image"]["num_channels"]
     example = example_input([1, channels, *arguments.shape])
+    try:
+        with torch.no_grad():
+            network.eval()(example)
+    except (RuntimeError, ValueError, IndexError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"the network takes no --shape {arguments.shape}: {reason}") from None
     for path, export in ((arguments.torchscript, export_torchscript), (arguments.onnx, export_onnx)):
         if path:
             print(f"{path}: differs from the network by {export(network, example, path):.2g} at most")

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from crossmoda.errors import InputError, exit_on_input_error
 from crossmoda.report import ReportInput, write_report, write_unjudged_report
+from crossmoda.report.grade_table import grade_table, read_judgement
+from crossmoda.report.tables import Table
+from crossmoda.selftraining.evaluation import read_rounds, rounds_table
 
 DESCRIPTION = """\
 Judge systems against their bounds. Writes index.html (self-contained), results.md, results.json and pictures/*.png,
@@ -30,6 +34,16 @@ def named(entries: list[str] | None, option: str) -> dict[str, str]:
             raise InputError(f"{option} {name} is given twice: give each name once")
         pairs[name] = value
     return pairs
+
+
+def further_tables(grades: dict[str, str], rounds: dict[str, str]) -> list[Table]:
+    """The Koos methods side by side, and the rounds of each self-training."""
+    judgements = {name: [read_judgement(folder) for folder in folders.split(",")] for name, folders in grades.items()}
+    tables = [grade_table(judgements)] if judgements else []
+    for name, path in rounds.items():
+        table = rounds_table(read_rounds(path))
+        tables.append(replace(table, title=f"{name}: {table.title}"))
+    return tables
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -58,6 +72,18 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--fact", action="append", metavar="NAME=VALUE", help="a fact about the run, e.g. seed=0; repeat"
     )
+    parser.add_argument(
+        "--grades",
+        action="append",
+        metavar="NAME=DIR[,DIR...]",
+        help="a Koos method and the folders of its judged grades, one a seed; repeat",
+    )
+    parser.add_argument(
+        "--rounds", action="append", metavar="NAME=FILE", help="a self-training and its rounds.json; repeat"
+    )
+    parser.add_argument(
+        "--link", action="append", metavar="TEXT=ADDRESS", help="a link for the top, relative to the page; repeat"
+    )
     parser.add_argument("--output", required=True, metavar="DIR", help="folder to write to")
     return parser.parse_args(argv)
 
@@ -77,6 +103,8 @@ def main(argv: list[str] | None = None) -> int:
         title=arguments.title,
         note=arguments.note,
         facts=named(arguments.fact, "--fact"),
+        tables=further_tables(named(arguments.grades, "--grades"), named(arguments.rounds, "--rounds")),
+        links=named(arguments.link, "--link"),
     )
     print((write_unjudged_report if arguments.unjudged else write_report)(report, arguments.output))
     print(f"\nThe whole report: {Path(arguments.output).absolute() / 'index.html'}")

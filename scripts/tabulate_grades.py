@@ -35,8 +35,8 @@ def main(argv: list[str] | None = None) -> None:
         judgements[name] = [read_judgement(folder) for folder in folders.split(",")]
     table = grade_table(judgements)
     if arguments.output:
-        write_text(table, arguments.output)
-    print(table)
+        write_text(table.markdown() + "\n", arguments.output)
+    print(table.text())
 
 
 if __name__ == "__main__":

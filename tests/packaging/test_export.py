@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import onnxruntime
 import pytest
 import torch
+import yaml
 from packaging_cases import ROOT, TINY, tiny
 
 from crossmoda.bundle import config_path, flatten_config
@@ -12,6 +16,7 @@ from crossmoda.errors import InputError
 from crossmoda.packaging.export import TOLERANCE, example_input, export_onnx, export_torchscript
 from crossmoda.packaging.weights import build_network, read_weights
 
+SCRIPT = str(ROOT / "scripts" / "export_network.py")
 SHAPES = {"translation": (1, 1, 40, 32), "segmentation-2.5d": (1, 1, 32, 48, 8), "segmentation-3d": (1, 1, 32, 48, 8)}
 
 
@@ -46,6 +51,44 @@ def test_onnx_in_onnxruntime(case, tmp_path):
     other = torch.cat([x, 1 - x, x.square()])  # another batch size, other values
     assert close(session.run(None, {"image": other.numpy()})[0], network, other)
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]  # weights inside
+
+
+METHODS = {
+    "msf_net": ("translation", TINY["translation"], [40, 32]),  # three slices as channels
+    "vs_seg": ("segmentation-2.5d", {"network_def::channels": [4, 4, 4, 4, 4, 4]}, [64, 64, 16]),
+    "chen2023": ("segmentation-2.5d", {"features": 4, "blocks": 1}, [32, 32, 8]),
+    "li2021_attention": ("segmentation-3d", {"network_def::channels": [4, 4, 4, 4, 4]}, [32, 32, 16]),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_command_exports_a_method(method, tmp_path):
+    name, sizes, shape = METHODS[method]
+    overlay, weights = tmp_path / "sizes.yaml", tmp_path / "model.pt"
+    overlay.write_text(yaml.safe_dump(sizes))
+    overlays = ["li2021", method] if method == "li2021_attention" else [method]
+    root = ROOT / "bundles" / name
+    network = build_network(flatten_config([config_path(root, item) for item in ("inference", *overlays)] + [overlay]))
+    torch.save(network.state_dict(), weights)
+    command = [sys.executable, SCRIPT, name, "--method", overlays[0]]
+    command += ["--overlays", *overlays[1:], str(overlay), "--weights", str(weights), "--shape", *map(str, shape)]
+    command += ["--onnx", str(tmp_path / "x.onnx")]
+
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    session = onnxruntime.InferenceSession(tmp_path / "x.onnx", providers=["CPUExecutionProvider"])
+    x = example_input([1, *session.get_inputs()[0].shape[1:]], seed=1)
+    assert close(session.run(None, {"image": x.numpy()})[0], network.eval(), x)
+
+
+def test_command_names_a_shape_that_does_not_fit(tmp_path):
+    overlay, weights = tiny("segmentation-2.5d", tmp_path)
+    command = [sys.executable, SCRIPT, "segmentation-2.5d", "--overlays", str(overlay)]
+    command += ["--weights", str(weights), "--shape", "33", "32", "8", "--torchscript", str(tmp_path / "x.ts")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert done.stderr.startswith("error: the network takes no --shape [33, 32, 8]")
+    assert not (tmp_path / "x.ts").exists()
 
 
 class Unstable(torch.nn.Module):

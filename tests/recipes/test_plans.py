@@ -14,6 +14,7 @@ import yaml
 from recipe_run import RECIPES, write_scans
 from segmentation_bundle import ROOT
 
+from crossmoda.pipeline import Pipeline
 from crossmoda.recipes import load_recipe, read_presets, recipe_names, resolve, stages_of, targets_until
 
 PAPERS = ("chen2023", "han2022", "kang2022", "li2021", "shin2021")
@@ -176,3 +177,41 @@ def test_case_reports_have_the_grades(name, graded, tmp_path):
     koos = re.search(r"--koos=(\S+)", command)
     assert bool(koos) == graded
     assert not graded or f"{koos[1]}/grades.csv" in text
+
+
+def jobs_of(text: str, rule: str) -> int:
+    return len(re.findall(rf"^(?:local)?rule {rule}:$", text, re.MULTILINE))
+
+
+def test_grades_of_han2022(tmp_path):
+    text = dry_run(config_of("han2022", "phantom", tmp_path), tmp_path)  # Han 2022, 3.2: five folds, both stages
+    found = {rule: jobs_of(text, f"koos_{rule}") for rule in ("pretrain", "finetune", "grade", "judge")}
+    assert found == {"pretrain": 5, "finetune": 5, "grade": 1, "judge": 1}
+    assert f"{tmp_path}/run/koos/msf_koos_net/seed0/judged/metrics.json" in text
+
+
+def test_the_recipe_of_the_koos_methods(tmp_path):
+    config = yaml.safe_load((RECIPES / "koos.yaml").read_text()) | {"output_dir": str(tmp_path / "run")}
+    pipeline = Pipeline(config)
+    methods = [(method, seed) for method in pipeline.koos_methods for seed in pipeline.koos_seeds(method)]
+    text = dry_run(config, tmp_path)
+    assert jobs_of(text, "koos_judge") == len(methods)
+    trained = sum(len(pipeline.koos_seeds(name)) for name in pipeline.koos_networks)
+    assert jobs_of(text, "koos_finetune") == trained * len(pipeline.koos_folds())
+    assert jobs_of(text, "koos_grade") == trained
+    assert jobs_of(text, "koos_geometry") == jobs_of(text, "koos_combine") == 3
+
+
+def test_the_recipe_of_self_training(tmp_path):
+    config = yaml.safe_load((RECIPES / "self_training.yaml").read_text()) | {"output_dir": str(tmp_path / "run")}
+    jobs = plan(config, tmp_path)
+    assert jobs["self_train"] == jobs["judge_rounds"] == set(config["self_training"])
+
+
+def test_every_rule_with_a_gpu_asks_slurm_for_one():
+    files = [ROOT / "scripts" / "Snakefile", *(ROOT / "scripts" / "rules").glob("*.smk")]
+    rules = re.split(r"\n *rule (\w+):\n", "\n".join(path.read_text() for path in files))
+    on_gpu = {name for name, body in zip(rules[1::2], rules[2::2], strict=True) if "resources: gpu=GPU" in body}
+    profile = yaml.safe_load((ROOT / "scripts" / "profiles" / "slurm" / "config.yaml").read_text())
+    assert {"train_segmenter", "self_train", "koos_finetune"} <= on_gpu
+    assert {name for name, wants in profile["set-resources"].items() if wants.get("gpu")} == on_gpu | {"train_fold"}

@@ -19,12 +19,12 @@ def judgement(ma_mae, n=24, ece=0.1):
 
 def test_rows_by_hand():
     table = grade_table({"geometry": [judgement(0.2), judgement(0.4)], "one": [judgement(0.25, ece=None)]})
-    lines = table.splitlines()
-    assert lines[2] == "| geometry | 2 | 0.300 ± 0.100 | 0.600 ± 0.200 | 0.500 ± 0.000 |  | 0.100 ± 0.000 | 1.0 ± 0.0 |"
-    assert lines[3] == "| one | 1 | 0.250 | 0.500 | 0.500 |  |  | 1.0 |"
-    assert lines[5] == "| always 2 |  | 1.000 | 1.500 |  |  |  |  |"
-    assert lines[-1].startswith("24 cases; mean")
-    assert len({line.count("|") for line in lines[:6]}) == 1
+    measured = ["0.300 ± 0.100", "0.600 ± 0.200", "0.500 ± 0.000", "", "0.100 ± 0.000", "1.0 ± 0.0"]
+    assert table.rows[0] == ["geometry", "2", *measured]
+    assert table.rows[1] == ["one", "1", "0.250", "0.500", "0.500", "", "", "1.0"]
+    assert table.rows[3] == ["always 2", "", "1.000", "1.500", "", "", "", ""]
+    assert table.title.startswith("Koos grades of 24 cases")
+    assert {len(row) for row in table.rows} == {len(table.header)}
 
 
 def test_methods_on_other_cases_are_refused():
@@ -40,6 +40,6 @@ def test_command(tmp_path):
     done = subprocess.run([*words, str(tmp_path / "table.md")], capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 0, done.stderr
     assert "| net | 2 | 0.150 ± 0.050 |" in (tmp_path / "table.md").read_text()
-    assert (tmp_path / "table.md").read_text().strip() == done.stdout.strip()
+    assert "0.150 ± 0.050" in done.stdout
     with pytest.raises(InputError, match=r"run evaluate\.yaml first"):
         read_judgement(tmp_path / "seed2")

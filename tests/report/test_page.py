@@ -177,6 +177,33 @@ def test_command_line(run, tmp_path, capsys):
         assert capsys.readouterr().err.count("\n") == 1
 
 
+def test_grades_rounds_and_links(run, tmp_path):
+    """As a recipe's report has them."""
+    found = {"n": 24, "ma_mae": 0.125, "ma_mse": 0.5, "balanced_accuracy": 0.75, "quadratic_kappa": None, "ece": 0.1}
+    guess = {"2": {"ma_mae": 1.0, "ma_mse": 1.5}}
+    judged, rounds = tmp_path / "judged", tmp_path / "rounds.json"
+    judged.mkdir()
+    (judged / "metrics.json").write_text(json.dumps({"all": {**found, "ungraded": 0}, "constant_guess": guess}))
+    means = {"VS": 0.5, "cochlea": 0.75, "mean": 0.625}
+    rounds.write_text(json.dumps({"rounds": [{"round": 0, "dice": means, "assd": {"VS": 1.25, "cochlea": 0.5}}]}))
+    command = [sys.executable, str(SCRIPT), "--system", f"oracle={run}/segmentation/oracle", "--output", str(tmp_path)]
+    options = ["--grades", f"geometry={judged}", "--rounds", f"ensemble={rounds}", "--link", "Sheets=../cases"]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / "index.html").read_text()
+    assert '<a href="../cases">Sheets</a>' in text
+    assert "Koos grades of 24 cases" in text
+    assert "<td>geometry</td><td>1</td><td>0.125</td>" in text
+    assert "ensemble: Rounds of self-training" in text
+    assert "<td>0</td><td>0.500</td><td>0.750</td><td>0.625</td><td>1.25</td>" in text
+    assert "| geometry | 1 | 0.125 |" in (tmp_path / "results.md").read_text()
+    done = subprocess.run(
+        [*command, "--rounds", f"a={judged}/metrics.json"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "no judgement of rounds" in done.stderr
+
+
 def test_predictions_with_parts_of_the_tumour(run, tmp_path):
     """Beside one without; the truth has three classes, which the data list merges."""
     sections = read_sections(run / "oracle.json")

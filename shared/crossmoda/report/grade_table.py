@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from crossmoda.errors import InputError
+from crossmoda.report.tables import Table
 
 COLUMNS = {
     "ma_mae": "MA-MAE",
@@ -35,8 +36,8 @@ def read_judgement(folder: str | Path) -> dict[str, Any]:
     return content
 
 
-def grade_table(judgements: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    """Markdown table: a row a method, mean and standard deviation over its runs, and what constant guesses have.
+def grade_table(judgements: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table:
+    """A row a method, mean and standard deviation over its runs, and what constant guesses have.
 
     Args:
         judgements: for each method the `metrics.json` of its runs, e.g. one a seed.
@@ -47,19 +48,17 @@ def grade_table(judgements: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     counts = {run["all"]["n"] for runs in judgements.values() for run in runs}
     if len(counts) != 1:
         raise InputError(f"the methods were judged on {sorted(counts)} cases: judge all on the same")
-    lines = [
-        "| method | runs | " + " | ".join(COLUMNS.values()) + " | ungraded |",
-        "|---|" + "---:|" * (len(COLUMNS) + 2),
-    ]
+    rows = []
     for name, runs in judgements.items():
         cells = [_cell([run["all"][key] for run in runs]) for key in COLUMNS]
         ungraded = _cell([run["all"]["ungraded"] for run in runs], "{:.1f}")
-        lines.append(f"| {name} | {len(runs)} | " + " | ".join(cells) + f" | {ungraded} |")
+        rows.append([name, str(len(runs)), *cells, ungraded])
     guesses = next(iter(judgements.values()))[0]["constant_guess"]
     for grade, errors in guesses.items():
         shown = [f"{errors[key]:.3f}" if key in errors else "" for key in COLUMNS]
-        lines.append(f"| always {grade} |  | " + " | ".join(shown) + " |  |")
-    return "\n".join(lines) + f"\n\n{counts.pop()} cases; mean ± standard deviation over the runs.\n"
+        rows.append([f"always {grade}", "", *shown, ""])
+    title = f"Koos grades of {counts.pop()} cases; mean ± standard deviation over the runs"
+    return Table(title, ["method", "runs", *COLUMNS.values(), "ungraded"], rows)
 
 
 def _cell(values: Sequence[float | None], form: str = "{:.3f}") -> str:

@@ -50,6 +50,8 @@ class ReportInput:
         title: of the page.
         note: a sentence for the top, e.g. that the numbers are from a phantom.
         facts: further facts about the run, e.g. the seed.
+        tables: further tables, of grades or rounds.
+        links: address by text, e.g. of the case reports; relative to the page.
     """
 
     systems: Mapping[str, str | Path]
@@ -62,6 +64,8 @@ class ReportInput:
     title: str = "crossmoda report"
     note: str = ""
     facts: Mapping[str, str] = field(default_factory=dict)
+    tables: Sequence[tables.Table] = ()
+    links: Mapping[str, str] = field(default_factory=dict)
 
 
 def write_report(report: ReportInput, output_dir: str | Path) -> str:
@@ -129,6 +133,7 @@ def write_files(
     for name, content in pictures.items():
         with replacing(output_dir / "pictures" / f"{name}.png") as temporary:
             temporary.write_bytes(content)
+    found = [*found, *report.tables]
     markdown = "\n\n".join([report.note, *[table.markdown() for table in found]]).strip()
     write_text(markdown + "\n", output_dir / "results.md")
     write_text(json.dumps(results, indent=1) + "\n", output_dir / "results.json")

@@ -12,7 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from crossmoda.data import check_same_grid, label_map, load_datalist, read_label, write_datalist, write_text
+from crossmoda.data import (
+    check_same_grid,
+    label_map,
+    load_datalist,
+    read_label,
+    read_sections,
+    write_datalist,
+    write_text,
+)
 from crossmoda.errors import InputError, exit_on_input_error
 from crossmoda.labels import CLASS_NAMES, FOREGROUND, IGNORE
 from crossmoda.metrics import dice_per_class, evaluate, gap_closed, read_metrics
@@ -135,10 +143,9 @@ def judge_pseudo_labels(folder: Path, data_list: str | Path) -> dict[str, Any] |
     """
     with (folder / "scores.csv").open(newline="", encoding="utf-8") as file:
         rejected = {row["case"] for row in csv.DictReader(file) if row["kept"] == "no"}
-    try:
-        items = load_datalist(data_list, TARGET, require_label=True, check="header", progress=False)
-    except InputError:
+    if not any(item.get("label") for item in read_sections(data_list).get(TARGET, [])):
         return None
+    items = load_datalist(data_list, TARGET, require_label=True, check="header", progress=False)
     mapping = label_map(data_list)
     table = np.full(256, IGNORE, np.uint8)
     table[list(mapping)] = list(mapping.values())
@@ -164,6 +171,20 @@ def judge_pseudo_labels(folder: Path, data_list: str | Path) -> dict[str, Any] |
             dice["mean"] = float(np.mean(list(dice.values())))
         result[kind] = {"cases": len(cases), "dice": dice}
     return result
+
+
+def read_rounds(path: str | Path) -> list[dict[str, Any]]:
+    """Read the rounds of a `rounds.json`.
+
+    Raises:
+        InputError: if it is missing or none.
+    """
+    try:
+        rounds = json.loads(Path(path).read_text(encoding="utf-8"))["rounds"]
+        [(entry["round"], entry["dice"]["mean"], entry["assd"]["VS"]) for entry in rounds]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(f"{path} is missing or no judgement of rounds: run self-training's evaluate.yaml") from None
+    return rounds
 
 
 def rounds_table(results: Sequence[Mapping[str, Any]]) -> Table:
