@@ -19,6 +19,7 @@ from pathlib import Path
 
 from crossmoda.data import load_datalist
 from crossmoda.errors import InputError, exit_on_input_error
+from crossmoda.recipes import sources_of
 from crossmoda.report import Study, write_case_report, write_case_reports
 
 
@@ -43,6 +44,10 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--prior_label", type=Path, metavar="FILE", help="its segmentation")
     parser.add_argument("--prior_date", type=date.fromisoformat, metavar="YYYY-MM-DD", help="its date")
     parser.add_argument("--model", metavar="TEXT", help="what to name as the model, e.g. the run that trained it")
+    parser.add_argument(
+        "--weights", nargs="+", default=[], metavar="FILE", help="model.pt files or an ensemble.json: for a checksum"
+    )
+    parser.add_argument("--training_data", metavar="FILE", help="data list that they were trained on: likewise")
     parser.add_argument("--output_dir", required=True, type=Path, metavar="DIR", help="<case>_report.html and .pdf")
     return parser.parse_args(argv)
 
@@ -64,6 +69,7 @@ def main(argv: list[str] | None = None) -> None:
     """Write the report."""
     arguments = parse_arguments(argv)
     sources = {"model": arguments.model} if arguments.model else {}
+    sources |= sources_of(arguments.weights, arguments.training_data)
     if arguments.data_list:
         write_section(arguments, sources)
         return

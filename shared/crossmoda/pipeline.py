@@ -168,6 +168,13 @@ class Pipeline:
             **entry.get("train", {}),
         }
 
+    def weight_files(self, name: str) -> list[Path]:
+        """The checkpoints of a result's networks; of a self-training its `ensemble.json`, which names them."""
+        if name in self.self_trainings:
+            return [self.folder(name) / "ensemble.json"]
+        systems = self.fusions[name]["members"] if name in self.fusions else [name]
+        return [folder / "model" / "model.pt" for system in systems for folder in self.networks(system)]
+
     def divides_tumour(self, name: str) -> bool:
         """Whether a result's labels tell the tumour's parts apart: 1 extra-, 2 intra-meatal, 3 cochlea."""
         if name in self.self_trainings:

@@ -1,9 +1,11 @@
-"""Where a result comes from: git revision and versions."""
+"""Where a result comes from: git revision, versions, checksums."""
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import subprocess
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -30,6 +32,14 @@ def git_revision(folder: str | Path | None = None) -> str:
         return subprocess.run(command, **_QUIETLY).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+def checksum(paths: Sequence[str | Path]) -> str:
+    """The first twelve digits of a SHA-256 of some files' contents, in their order."""
+    whole = hashlib.sha256()
+    for path in paths:
+        whole.update(hashlib.sha256(Path(path).read_bytes()).digest())
+    return whole.hexdigest()[:12]
 
 
 def versions() -> dict[str, str]:

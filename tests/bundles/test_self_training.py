@@ -198,10 +198,11 @@ def check_li(out, started):
 CHECKS = {"shin2021": check_shin, "kang2022": check_kang, "chen2023": check_chen, "li2021": check_li}
 
 
-def test_target_truth_is_never_opened(lists, tmp_path):
+@pytest.mark.parametrize("method", METHODS)
+def test_target_truth_is_never_opened(method, lists, tmp_path):
     """Even where the data list names it."""
     OPENED.clear()
-    self_train(tmp_path, lists, "chen2023", data_list=str(lists["oracle"]), rounds=1)
+    self_train(tmp_path, lists, method, data_list=str(lists["oracle"]), rounds=1)
     truth = str(lists["oracle"].parent)
     assert {path for path in OPENED if path.startswith(truth)} == {str(lists["oracle"])}
     assert any(path.endswith("case_10_hrT2.nii.gz") for path in OPENED)  # the hook sees what is opened
@@ -236,6 +237,8 @@ def test_no_case_kept_ends_with_the_teacher(lists, tmp_path):
     out = self_train(tmp_path, lists, "chen2023", entries={"selection_rules": [never]})
     assert read_json(out / "metrics.json")["final_round"] == 0
     assert "confidence_foreground" in (out / "round_1/scores.csv").read_text()
+    assert read_json(out / "round_1/metrics.json")["kept"] == 0
+    assert "confidence_foreground" in (out / "round_1/index.html").read_text()
 
 
 def test_early_stop_by_a_criterion(lists, tmp_path):
@@ -303,8 +306,8 @@ def test_failing_step_is_one_line_that_names_its_log(lists, tmp_path):
 def test_runs_are_nested_in_mlflow(lists, tmp_path, monkeypatch):
     for name in [name for name in os.environ if name.startswith("MLFLOW")]:
         monkeypatch.delenv(name)
-    store = tmp_path / "mlruns.db"
-    overrides = {"rounds": 0, "tracking_uri": f"sqlite:///{store}", "members::resunet2d5::views": []}
+    store = tmp_path / "out" / "mlruns.db"
+    overrides = {"rounds": 0, "tracking": str(CONFIGS / "mlflow.json"), "members::resunet2d5::views": []}
     words = command(files_of(tmp_path, "chen2023"), values(lists, tmp_path / "out", **overrides))
     result = subprocess.run(words, capture_output=True, encoding="utf-8", timeout=300)
     assert result.returncode == 0, result.stderr[-2000:]

@@ -1,4 +1,5 @@
 import base64
+import hashlib
 import io
 import json
 import re
@@ -152,16 +153,22 @@ def test_all_scans_of_a_data_list(tmp_path):
     (tmp_path / "koos" / "b_koos.json").write_text(json.dumps({"grade": 3, "probabilities": {"3": 1.0}, "flags": []}))
     words = [sys.executable, str(SCRIPT), "--data_list", str(tmp_path / "list.json"), "--label", str(tmp_path)]
     words += ["--koos", str(tmp_path / "koos"), "--output_dir", str(tmp_path / "out"), "--model", "ours"]
+    (tmp_path / "model.pt").write_bytes(b"weights")
+    words += ["--weights", str(tmp_path / "model.pt"), "--training_data", str(tmp_path / "list.json")]
     done = subprocess.run(words, capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 0, done.stderr
     pages = {name: text_of(tmp_path / "out" / f"{name}_report.html") for name in ("a", "b")}
     assert "grade" not in pages["a"]
     assert pages["b"]["grade"] == "3"
     assert pages["a"]["model"] == "ours"
+    own = hashlib.sha256(hashlib.sha256(b"weights").digest()).hexdigest()[:12]
+    assert pages["a"]["weights"] == f"1 networks, sha256 {own}"
+    assert re.fullmatch(r"list\.json, sha256 [0-9a-f]{12}", pages["a"]["training data"])
     for more, message in (
         (["--date", "2026-01-01"], "--date is of one scan"),
         (["--label", items[0]["image"]], "is no folder: with --data_list --label is a folder"),
         (["--koos", items[0]["image"]], "is no folder: with --data_list --koos is a folder"),
+        (["--weights", str(tmp_path / "old.pt")], "old.pt is missing: name the weights"),
         (["--koos", str(tmp_path)], "has no <case>_koos.json of any scan"),
     ):
         done = subprocess.run([*words, *more], capture_output=True, encoding="utf-8", check=False)

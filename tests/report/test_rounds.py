@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 
+import nibabel as nib
 import numpy as np
 import pytest
 
 from crossmoda.data import save_nifti
 from crossmoda.labels import IGNORE
 from crossmoda.postprocessing import Classes
+from crossmoda.report import rounds
 from crossmoda.report.rounds import _spread, write_round_page
 
 AFFINE = np.diag([0.8, 0.8, 1.5, 1.0])
@@ -52,6 +54,29 @@ def test_page_shows_kept_rejected_and_changed(folder):
     assert "entropy 0.9 &gt; 0.4 &lt;b&gt;" in page  # texts are escaped
     assert page.index("<td>b</td>") < page.index("<td>a</td>")  # rejected ones first
     assert sorted(path.stem for path in (folder / "pictures").iterdir()) == ["changed", "kept", "rejected"]
+
+
+def test_page_of_a_round_that_kept_no_case(folder):
+    rows = ["case,site,kept,reason,entropy", *[f"{case},ldn,no,entropy 0.9 > 0.4,0.9" for case in "abc"]]
+    (folder / "scores.csv").write_text("\n".join(rows) + "\n")
+    metrics = {"round": 1, "networks": [], "cases": 3, "kept": 0, "kept_share": 0.0}
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    write_round_page(folder, items(folder), None, Classes())
+    assert "0 (0%)" in (folder / "index.html").read_text()
+    assert [path.stem for path in (folder / "pictures").iterdir()] == ["rejected"]
+
+
+def test_pseudo_labels_may_have_other_classes_than_the_networks(folder, monkeypatch):
+    """crossMoDA 2023: 1 and 2 are the tumour's parts, 3 is the cochlea; a data list merges the parts."""
+    for path in (folder / "pseudo_labels").iterdir():
+        image = nib.load(path)
+        label = np.asarray(image.dataobj)
+        save_nifti(np.where(label == 2, 3, label).astype(np.uint8), AFFINE, path)
+    shown = []
+    monkeypatch.setattr(rounds, "show", lambda axes, scan, window, outlines: shown.append(outlines))
+    write_round_page(folder, items(folder), None, Classes(), Classes((1,), 3))
+    counts = {(int(outlines[0][0].sum()), int(outlines[1][0].sum())) for outlines in shown}
+    assert counts == {(32, 8)}  # voxels of VS, and of the cochlea
 
 
 def test_page_of_round_zero_shows_predictions(folder):

@@ -15,7 +15,9 @@ from crossmoda.data.dicom import is_series
 from crossmoda.errors import InputError
 from crossmoda.fusion import fuse_members
 from crossmoda.pipeline import COMBINATION, GEOMETRY, Pipeline
+from crossmoda.provenance import checksum
 from crossmoda.report import write_case_reports
+from crossmoda.selftraining.ensemble import read_ensemble
 from crossmoda.selftraining.steps import run_bundle
 
 RECIPE_FILE = "recipe.yaml"
@@ -59,10 +61,32 @@ def apply_run(run: str | Path, scans: Sequence[str | Path], output_dir: str | Pa
                 _predict(pipeline, pipeline.koos["masks"], data_list, masks, folder, logs, progress)
             _grade(pipeline, data_list, masks, output_dir, folder, logs)
     sources = {"model": f"recipe {pipeline.config['name']}: {final}", "run": str(pipeline.run)}
+    sources |= sources_of(pipeline.weight_files(final), pipeline.data)
     parts = pipeline.divides_tumour(final)
     koos_dir = output_dir if pipeline.koos else None  # not the answers of an earlier run
     write_case_reports(items, output_dir, output_dir, koos_dir, parts, sources, progress)
     return [item["case"] for item in items]
+
+
+def sources_of(weights: Sequence[str | Path], data_list: str | Path | None = None) -> dict[str, str]:
+    """What a case report says of the model: checksums of its weights and of the data list that it was trained on.
+
+    Args:
+        weights: checkpoints, or `ensemble.json` files of self-training, of which all networks count.
+        data_list: left out if it is None or not there any more.
+
+    Raises:
+        InputError: if a file is missing.
+    """
+    files: list[Path] = []
+    for path in map(Path, weights):
+        files += [checkpoint for _, checkpoint in read_ensemble(path)[1]] if path.suffix == ".json" else [path]
+    if missing := [path for path in files if not path.is_file()]:
+        raise InputError(f"{missing[0]} is missing: name the weights that made the labels")
+    sources = {"weights": f"{len(files)} networks, sha256 {checksum(files)}"} if files else {}
+    if data_list is not None and Path(data_list).is_file():
+        sources["training data"] = f"{Path(data_list).name}, sha256 {checksum([data_list])}"
+    return sources
 
 
 def read_run(run: str | Path) -> Pipeline:

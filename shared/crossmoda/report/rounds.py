@@ -28,14 +28,18 @@ SIZES = {VS: 40.0, COCHLEA: 26.0}  # least edge of the windows in mm
 Item = Mapping[str, Any]
 
 
-def write_round_page(folder: Path, items: Sequence[Item], before: Path | None, classes: Classes) -> None:
+def write_round_page(
+    folder: Path, items: Sequence[Item], before: Path | None, classes: Classes, written: Classes | None = None
+) -> None:
     """Write `index.html` and its pictures as PNG files.
 
     Args:
-        folder: of the round: `metrics.json`, `fused`, and from round 1 on `scores.csv` and `pseudo_labels`.
+        folder: of the round: `metrics.json`, `fused` (but if no case was kept), and from round 1 on `scores.csv` and
+            `pseudo_labels`.
         items: the target cases, {case, image}.
         before: folder of the label maps of the round before; None in round 0.
         classes: of the networks.
+        written: of the files with pseudo-labels; None if they are the networks'.
     """
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     images = {item["case"]: item["image"] for item in items}
@@ -44,7 +48,7 @@ def write_round_page(folder: Path, items: Sequence[Item], before: Path | None, c
     for name, wanted in (("kept", "yes"), ("rejected", "no")):
         cases = [row["case"] for row in rows if row["kept"] == wanted]
         if cases:
-            figures[name] = _label_figure(_spread(cases), images, folder / "pseudo_labels", classes)
+            figures[name] = _label_figure(_spread(cases), images, folder / "pseudo_labels", written or classes)
     changed = metrics.get("agreement_of_cases", {})
     if before is not None and changed:
         ranked = sorted(changed, key=lambda case: changed[case]["mean"])[:PICTURES]
@@ -75,7 +79,7 @@ def _read_rows(path: Path) -> list[dict[str, str]]:
 
 
 def _facts(metrics: Mapping[str, Any]) -> dict[str, str]:
-    facts = {"networks": ", ".join(metrics["networks"]), "target cases": str(metrics["cases"])}
+    facts = {"networks": ", ".join(metrics["networks"]) or "none", "target cases": str(metrics["cases"])}
     if "kept" in metrics:
         facts["kept"] = f"{metrics['kept']} ({metrics['kept_share']:.0%})"
     if "plausible_share" in metrics:

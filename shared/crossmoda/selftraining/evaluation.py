@@ -72,7 +72,7 @@ def evaluate_rounds(
         InputError: if the rounds, the truth or the bounds are missing or faulty.
     """
     rounds_dir, output_dir = Path(rounds_dir).absolute(), Path(output_dir)
-    folders = sorted(rounds_dir.glob("round_*/metrics.json"), key=lambda path: int(path.parent.name.split("_")[1]))
+    folders = sorted(rounds_dir.glob(f"round_*/{FILE}"), key=lambda path: int(path.parent.name.split("_")[1]))
     if not folders:
         raise InputError(f"{rounds_dir} has no finished round: run train.yaml of self-training first")
     final = rounds_dir / "metrics.json"

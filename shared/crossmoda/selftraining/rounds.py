@@ -127,6 +127,9 @@ class Rounds:
         for name in self.teachers:
             if name not in self.members:
                 raise InputError(f"teachers names '{name}', which is no member: name one of {', '.join(self.members)}")
+        for network in self._networks(0):
+            if given := self.teachers.get(network.member.name):
+                self._given(network, given)
         self._check_settings()
         teacher.write_translated(self.views, self.translated)
         teacher.write_targets(self.data_list, self.targets)
@@ -169,9 +172,7 @@ class Rounds:
         if number:
             current.key, verdicts = self._label(current, done[-1])
             if all(verdicts.values()):
-                logger.warning(
-                    f"round {number}: no case passed the selection ({current.folder / 'scores.csv'}): the end"
-                )
+                self._end(current, verdicts, run)
                 return None
             data_list = current.folder / "datalist.json"
         for network in self._networks(number):
@@ -187,6 +188,21 @@ class Rounds:
         self._page(current, done)
         return current
 
+    def _end(self, current: Round, verdicts: Mapping[str, str], run: str | None) -> None:
+        """Of a round that kept no case: its page, so that the user sees why."""
+        current.metrics = {
+            "round": current.number,
+            "networks": [],
+            "cases": len(verdicts),
+            "kept": 0,
+            "kept_share": 0.0,
+        }
+        write_text(json.dumps(current.metrics, indent=1) + "\n", current.folder / "metrics.json")
+        self.tracking.log(run, current.metrics, current.number)
+        self._page(current, [])
+        page = current.folder / "index.html"
+        logger.warning(f"round {current.number}: no case passed the selection ({page} says why): the end")
+
     def _label(self, current: Round, before: Round) -> tuple[str, dict[str, str]]:
         """Pseudo-labels from the round before; which are kept, and why not."""
         scores = teacher.read_scores(before.folder / "fused")
@@ -195,8 +211,7 @@ class Rounds:
         rules = (self.labelling.cleaning, self.labelling.voxels)
 
         def write() -> None:
-            table = teacher.file_classes(self.translated, self.classes.cochlea + 1)
-            teacher.write_pseudo_labels(self.items, self._evidence(before), labels, rules, table)
+            teacher.write_pseudo_labels(self.items, self._evidence(before), labels, rules, self._file_classes())
 
         key = self.steps.run(
             f"round {current.number}, pseudo-labels", labels, ["labels", describe(rules), before.key], write
@@ -206,6 +221,9 @@ class Rounds:
         teacher.write_combined(self.translated, self.items, labels, kept, current.folder / "datalist.json")
         logger.info(f"round {current.number}: {len(kept)} of {len(verdicts)} cases kept")
         return key, verdicts
+
+    def _file_classes(self) -> np.ndarray:
+        return teacher.file_classes(self.translated, self.classes.cochlea + 1)
 
     def _evidence(self, of: Round) -> Iterator[teacher.CaseEvidence]:
         for item in self.items:
@@ -365,7 +383,9 @@ class Rounds:
         from crossmoda.report.rounds import write_round_page  # the report draws, and loads slowly
 
         before = done[-1].folder / "fused" if done else None
-        write_round_page(current.folder, self.items, before, self.classes)
+        table = self._file_classes()
+        written = Classes(tuple(int(table[label]) for label in self.classes.tumour), int(table[self.classes.cochlea]))
+        write_round_page(current.folder, self.items, before, self.classes, written)
 
     def _finish(self, done: Sequence[Round]) -> None:
         best = done[self.early_stop.best([item.metrics for item in done])]
