@@ -12,6 +12,7 @@ rule prepare:
         ),
     threads: CORES
     log: RUN / "logs" / "prepare.log",
+    benchmark: RUN / "logs" / "prepare.tsv"
     shell: PREPARE + " --output_dir {PIPELINE.prepared:q} 2>&1 | tee {log:q}"
 
 
@@ -26,4 +27,5 @@ if ORACLE and PIPELINE.is_prepared("segmentation"):
         params: how=lambda wildcards: shlex.join(["--like", str(PIPELINE.prepared)]),
         threads: CORES
         log: RUN / "logs" / "prepare_truth.log",
+        benchmark: RUN / "logs" / "prepare_truth.tsv"
         shell: PREPARE + ' --output_dir "$(dirname {output:q})" 2>&1 | tee {log:q}'
