@@ -9,8 +9,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -105,22 +105,47 @@ def locked(run: Path) -> Iterator[int]:
 
 
 def run_snakemake(command: list[str], *inherited: int) -> int:
-    """Run the pipeline and return its exit code; a SIGTERM ends its jobs as well, which Snakemake alone would wait for.
+    """Run the pipeline; returns its exit code, when none of its processes works any more.
+
+    Snakemake alone would wait for its jobs at a SIGTERM; here that ends those on this machine. A Ctrl-C reaches all of
+    them by itself.
 
     Args:
         command: of `snakemake_command`.
         inherited: file descriptors that it keeps open.
     """
-
-    def end(number: int, frame: Any) -> None:
-        for process in psutil.Process().children(recursive=True):
-            process.terminate()
-
-    before = signal.signal(signal.SIGTERM, end)
+    signals: list[int] = []
+    ended: set[psutil.Process] = set()
+    before = signal.signal(signal.SIGTERM, lambda number, frame: signals.append(number))
+    process = subprocess.Popen(command, env={**ENVIRONMENT, **os.environ}, pass_fds=inherited)
     try:
-        return subprocess.call(command, env={**ENVIRONMENT, **os.environ}, pass_fds=inherited)
+        while process.poll() is None:
+            with suppress(subprocess.TimeoutExpired):
+                try:
+                    process.wait(timeout=1)
+                except KeyboardInterrupt:
+                    if signal.SIGINT in signals:  # the second
+                        raise
+                    signals.append(signal.SIGINT)
+            if signal.SIGTERM in signals:
+                ended |= terminate_below(process.pid, ended)
+        for late in psutil.wait_procs(ended, timeout=60)[1]:
+            late.kill()
     finally:
         signal.signal(signal.SIGTERM, before)
+    return 130 if signal.SIGINT in signals else process.returncode
+
+
+def terminate_below(pid: int, done: Collection[psutil.Process]) -> set[psutil.Process]:
+    """Send SIGTERM to a process and all below it that are not `done`; returns them."""
+    found = set()
+    with suppress(psutil.NoSuchProcess):
+        top = psutil.Process(pid)
+        found = {top, *top.children(recursive=True)} - set(done)
+    for process in found:
+        with suppress(psutil.NoSuchProcess):
+            process.terminate()
+    return found
 
 
 def find_profile(name: str) -> Path:
@@ -180,8 +205,9 @@ def main(argv: list[str] | None = None) -> int:
         except OSError as error:
             raise InputError(f"{file} can't be written ({error.strerror}): give another --output_dir") from None
         except KeyboardInterrupt:
-            print("stopped; run again to go on", file=sys.stderr)
-            return 130
+            code = 130
+    if code == 130:
+        print("stopped; run again to go on", file=sys.stderr)
     if code == 0 and (run / "finished").is_file():
         print(
             f"Finished: {run / 'report' / 'index.html'}. On new scans: scripts/predict.py {run} SCAN --output_dir OUT"

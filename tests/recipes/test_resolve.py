@@ -92,13 +92,13 @@ def test_phantom_sizes_come_after_the_method_and_nothing_is_prepared():
 
 
 def test_bounds_are_the_named_system_on_other_images():
-    systems = config_of("shin2021")["systems"]
+    systems = config_of("li2021")["systems"]
     assert list(systems)[:2] == ["source-only", "oracle"]
     for name, images, section in (
         ("source-only", "source", "source_training"),
         ("oracle", "oracle", "target_training"),
     ):
-        assert systems[name] == systems["nnunet_3d"] | {"images": images, "section": section}
+        assert systems[name] == systems["unet2d5_gamma20"] | {"images": images, "section": section}
 
 
 def test_own_data_has_the_paper_s_folds_and_no_bounds_without_truth(scans):
@@ -139,7 +139,7 @@ def test_a_phantom_s_folder_brings_its_truth(tmp_path):
 def test_changes_act_before_the_preset_s_folds_and_sizes():
     config = config_of("kang2022", **{"folds": [1, 2], "systems::nnunet_2d::train::max_epochs": 3})
     assert config["systems"]["nnunet_2d"]["folds"] == [1, 2]
-    assert config["systems"]["nnunet_2d"]["train"] == {"max_epochs": 3}
+    assert config["systems"]["nnunet_2d"]["train"]["max_epochs"] == 3
     assert config["systems"]["oracle"]["folds"] == [1]
 
 
@@ -150,7 +150,7 @@ def test_every_override_of_every_recipe_is_known_to_its_bundle(name, preset, sca
     data = None if preset == "phantom" else scans[0]
     if name == "han2022" and data:
         data = with_parcellation(data)
-    check_values(Pipeline(config_of(name, preset, data=data)))
+    assert config_of(name, preset, data=data)["systems"]  # which refuses unknown ones
 
 
 @pytest.mark.parametrize(
@@ -163,6 +163,8 @@ def test_every_override_of_every_recipe_is_known_to_its_bundle(name, preset, sca
         ("self_training::ensemble::train::round", "self-training 'ensemble': train: .* 'rounds'"),
         ("self_training::ensemble::train::train_options::max_epoch", "train_options: .* 'max_epochs'"),
         ("self_training::ensemble::infer::infer_options::mirror_axis", "infer_options: .* 'mirror_axes'"),
+        ("self_training::ensemble::train::members::nnunet_3d::fold", "unknown key .* a member has .*folds"),
+        ("self_training::ensemble::train::members::nnunet_3d::train::max_epoch", "nnunet_3d: .* 'max_epochs'"),
     ],
 )
 def test_a_misspelt_value_is_told_with_the_nearest_name(key, message):
@@ -170,10 +172,43 @@ def test_a_misspelt_value_is_told_with_the_nearest_name(key, message):
         config_of("kang2022", **{key: 3})
 
 
-def test_options_of_the_members_trainings():
-    options = {"self_training::ensemble::train": {"train_options::max_epochs": 3, "train_options::ema_momentum": 0.02}}
-    config = config_of("kang2022", **options)
-    assert config["self_training"]["ensemble"]["train"] == options["self_training::ensemble::train"]
+def test_values_that_bundles_know():
+    place = "self_training::ensemble::train"
+    values = {
+        f"{place}::train_options::max_epochs": 3,
+        f"{place}::train_options::ema_momentum": 0.02,
+        f"{place}::train_options::least_patch": [32, 32, 8],  # of phantom.yaml
+        f"{place}::members::nnunet_3d::train::max_epochs": 4,
+        f"{place}::members::nnunet_3d::folds": [0, 1],
+        "systems::nnunet_3d::train::train::dataloader::pin_memory": True,  # MONAI's DataLoader hands it on
+    }
+    config = config_of("kang2022", **values)
+    entry = config["self_training"]["ensemble"]["train"]
+    assert entry["train_options::max_epochs"] == 3  # and not a dict in place of the bundle's train_options
+    assert entry["members::nnunet_3d::train::max_epochs"] == 4
+    assert config["systems"]["nnunet_3d"]["train"]["train::dataloader::pin_memory"] is True
+
+
+@pytest.mark.parametrize("name", ["demo", "translators", "segmenters", "koos", "self_training"])
+def test_recipes_of_the_snakefile_s_own_form(name):
+    check_values(Pipeline(yaml.safe_load((RECIPES / f"{name}.yaml").read_text())))
+
+
+def test_bounds_of_their_own():
+    bounds = {"bundle": "segmentation-2.5d", "overlays": ["methods/li2021_gamma15"]}
+    systems = config_of("li2021", bounds=bounds)["systems"]
+    assert list(systems)[:2] == ["source-only", "oracle"]
+    assert systems["oracle"]["overlays"] == systems["oracle"]["inference_overlays"] == [*bounds["overlays"], "phantom"]
+    assert (systems["source-only"]["images"], systems["oracle"]["section"]) == ("source", "target_training")
+    with pytest.raises(InputError, match="system 'bounds' has no 'overlays'"):
+        config_of("li2021", bounds={"bundle": "segmentation-2.5d"})
+
+
+def test_painting_is_not_for_the_bounds():
+    for name in ("best", "shin2021", "kang2022", "han2022"):
+        systems = config_of(name)["systems"]
+        assert all("methods/target_painting" not in systems[key]["overlays"] for key in ("source-only", "oracle"))
+        assert any("methods/target_painting" in entry["overlays"] for entry in systems.values())
 
 
 def with_parcellation(data):

@@ -124,7 +124,7 @@ class MLFlowRun(MLFlowHandler):
             )
             # StatsHandler raises before the handlers of EXCEPTION_RAISED that stand after it are called.
             atexit.register(self._fail)
-            _exit_on_sigterm()
+            exit_on_sigterm()
             parameters = dict(flatten(config)) | dict(flatten(self.params, keep_all=True))
             self._log_parameters(parameters)
             if self.config_file:
@@ -201,8 +201,8 @@ class MLFlowRun(MLFlowHandler):
         raise error  # with a handler on this event, ignite leaves raising to it
 
 
-def _exit_on_sigterm() -> None:
-    """Let a SIGTERM end the process by way of `atexit`, unless somebody else takes care of it already."""
+def exit_on_sigterm() -> None:
+    """Let a SIGTERM end the process by SystemExit and `atexit`, unless somebody else takes care of it already."""
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
 

@@ -54,7 +54,7 @@ def takes(component: Any, argument: str) -> bool:
         parameters = _parameters(_locate(component["_target_"]))
     except ErrorDuringImport:
         return False
-    return parameters is not None and argument in parameters
+    return parameters is None or argument in parameters
 
 
 @cache

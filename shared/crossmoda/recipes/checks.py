@@ -63,7 +63,9 @@ def check(config: Mapping[str, Any]) -> None:
         _check_fusion(name, entry, systems)
     results = [*systems, *rounds, *fusions]
     _require([config["final"]], results, "final", "system, self-training or fusion")
-    if config.get("bounds"):
+    if isinstance(config.get("bounds"), Mapping):
+        _check_system("bounds", {"images": SOURCE, **config["bounds"]}, [SOURCE], overlays)
+    elif config.get("bounds"):
         _require([config["bounds"]], systems, "bounds", "system")
     if "koos" in config:
         _check_koos(config, results)

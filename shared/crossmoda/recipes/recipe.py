@@ -148,7 +148,8 @@ def _complete_systems(content: dict[str, Any], oracle: bool | None) -> None:
     sizes, limit = content.get("overlays", []), content.get("folds")
     for entry in content["translators"].values():
         entry["overlays"] = [*entry["overlays"], *sizes]
-    for name, entry in content["systems"].items():
+    bounds = content.get("bounds")
+    for name, entry in {**content["systems"], **({"bounds": bounds} if isinstance(bounds, dict) else {})}.items():
         own = entry.get("inference_overlays", entry["overlays"])
         entry |= {"overlays": [*entry["overlays"], *sizes], "inference_overlays": [*own, *sizes]}
         entry.setdefault("section", SOURCE_SECTION)
@@ -160,13 +161,13 @@ def _complete_systems(content: dict[str, Any], oracle: bool | None) -> None:
         entry["overlays"] = [*entry.get("overlays", []), *sizes]
     if "koos" in content:
         content["koos"]["overlays"] = [*content["koos"].get("overlays", []), *sizes]
-    if content.get("bounds") and oracle is not None:
-        base = content["systems"][content["bounds"]]
+    if bounds and oracle is not None:
+        base = bounds if isinstance(bounds, dict) else content["systems"][bounds]
         folds = {"folds": base["folds"][:1]} if base.get("folds") is not None else {}
-        bounds = {SOURCE_ONLY: {**base, **folds, "images": SOURCE, "section": SOURCE_SECTION}}
+        added = {SOURCE_ONLY: {**base, **folds, "images": SOURCE, "section": SOURCE_SECTION}}
         if oracle:
-            bounds[ORACLE] = {**base, **folds, "images": ORACLE, "section": TARGET_SECTION}
-        content["systems"] = {**bounds, **content["systems"]}
+            added[ORACLE] = {**base, **folds, "images": ORACLE, "section": TARGET_SECTION}
+        content["systems"] = {**added, **content["systems"]}
 
 
 def _oracle_is_possible(content: Mapping[str, Any]) -> bool | None:

@@ -11,6 +11,7 @@ import yaml
 from crossmoda.errors import InputError
 
 SEPARATOR = "::"  # as in monai.bundle
+OVERRIDES = ("train", "translate", "infer")  # entries that hold overrides of a bundle
 _EXAMPLE = "translators::cyclegan::train::max_epochs=3"
 
 
@@ -53,17 +54,19 @@ def change(recipe: Mapping[str, Any], changes: Mapping[str, Any], known: Sequenc
         if first not in known:
             raise InputError(f"--config {key}: a recipe has no '{first}': {_nearest(first, known)}")
         if not rest:
-            result[first] = value
+            result[first] = _copy(value)
             continue
         part = result.get(first)
         if not isinstance(part, dict) or (len(rest) > 1 and rest[0] not in part):
             names = list(part) if isinstance(part, dict) else []
             raise InputError(f"--config {key}: '{first}' of this recipe has no '{rest[0]}': {_nearest(rest[0], names)}")
-        for level in rest[:-1]:
+        # What a bundle is told is named by its own keys, `train: {"network_def::attention": true}`.
+        end = next((n + 1 for n, level in enumerate(rest[:-1]) if level in OVERRIDES), len(rest) - 1)
+        for level in rest[:end]:
             part = part.setdefault(level, {})
             if not isinstance(part, dict):
                 raise InputError(f"--config {key}: '{level}' has no entries of its own")
-        part[rest[-1]] = value
+        part[SEPARATOR.join(rest[end:])] = value
     return result
 
 

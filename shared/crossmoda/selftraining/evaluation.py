@@ -72,7 +72,8 @@ def evaluate_rounds(
         InputError: if the rounds, the truth or the bounds are missing or faulty.
     """
     rounds_dir, output_dir = Path(rounds_dir).absolute(), Path(output_dir)
-    folders = sorted(rounds_dir.glob(f"round_*/{FILE}"), key=lambda path: int(path.parent.name.split("_")[1]))
+    found = (path.parent for path in rounds_dir.glob(f"round_*/{FILE}"))
+    folders = sorted(found, key=lambda folder: int(folder.name.split("_")[1]))
     if not folders:
         raise InputError(f"{rounds_dir} has no finished round: run train.yaml of self-training first")
     final = rounds_dir / "metrics.json"
@@ -81,10 +82,8 @@ def evaluate_rounds(
         folders = folders[:last]
     limits = [_mean_dice(read_metrics(path)) for path in bounds] if bounds else None
     results = []
-    for metrics in folders:
-        result = _evaluate_round(
-            metrics.parent, data_list, section, output_dir, postprocessing_rules, options or {}, progress
-        )
+    for folder in folders:
+        result = _evaluate_round(folder, data_list, section, output_dir, postprocessing_rules, options or {}, progress)
         if limits:
             result["gap_closed"] = gap_closed(result["dice"]["mean"], *limits)
         results.append(result)

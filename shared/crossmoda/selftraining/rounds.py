@@ -198,6 +198,7 @@ class Rounds:
             "kept_share": 0.0,
         }
         write_text(json.dumps(current.metrics, indent=1) + "\n", current.folder / "metrics.json")
+        (current.folder / FILE).unlink(missing_ok=True)  # of a run with other settings
         self.tracking.log(run, current.metrics, current.number)
         self._page(current, [])
         page = current.folder / "index.html"
@@ -373,10 +374,8 @@ class Rounds:
             metrics |= {"agreement": mean_of(found), "agreement_of_cases": found}
         current.metrics = metrics | {"source_dice": current.metrics["source_dice"]}
         path = current.folder / "metrics.json"
-        if not path.is_file():
-            current.metrics["seconds"] = round(seconds, 1)
-        else:
-            current.metrics["seconds"] = json.loads(path.read_text(encoding="utf-8")).get("seconds")
+        before = json.loads(path.read_text(encoding="utf-8")).get("seconds") if path.is_file() else None
+        current.metrics["seconds"] = round(seconds, 1) if before is None else before
         write_text(json.dumps(current.metrics, indent=1) + "\n", path)
 
     def _page(self, current: Round, done: Sequence[Round]) -> None:

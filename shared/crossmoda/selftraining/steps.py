@@ -150,12 +150,16 @@ def run_bundle(
             preexec_fn=partial(_die_with_parent, signal.SIGTERM if launcher else signal.SIGKILL),
         ) as process,
     ):
-        for line in process.stdout:
-            file.write(line)
-            file.flush()
-            last = _reason(line) or last
-            if " - Epoch " in line:
-                logger.info(f"{name}: {line.split(' - ')[-1].strip()}")
+        try:
+            for line in process.stdout:
+                file.write(line)
+                file.flush()
+                last = _reason(line) or last
+                if " - Epoch " in line:
+                    logger.info(f"{name}: {line.split(' - ')[-1].strip()}")
+        except BaseException:  # a SIGTERM or Ctrl-C of the rounds
+            process.terminate()
+            raise
     if process.returncode:
         reason = last.removeprefix("error: ")
         raise InputError(f"{name} failed with exit code {process.returncode} ({reason}): see {log}")

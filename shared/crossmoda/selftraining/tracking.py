@@ -11,7 +11,7 @@ from typing import Any
 
 from crossmoda.bundle import bundle_root
 from crossmoda.engines import end_parent_run, log_to_run, start_parent_run
-from crossmoda.engines.mlflow import PARENT_RUN_VARIABLE, flatten
+from crossmoda.engines.mlflow import PARENT_RUN_VARIABLE, exit_on_sigterm, flatten
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class Tracking:
         if not self.uri:
             yield None
             return
+        exit_on_sigterm()
         parent = parent or os.environ.get(PARENT_RUN_VARIABLE)
         run = start_parent_run(self.uri, self.experiment_name, name or self.run_name, parent)
         failed = True
