@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -318,6 +319,25 @@ def test_runs_are_nested_in_mlflow(lists, tmp_path, monkeypatch):
     tree = {name: names.get(parents.get(run)) for run, name in names.items()}
     assert tree == {"self-training": None, "round 0": "self-training", "round 0 resunet2d5": "round 0"}
     assert states == {"FINISHED"}
+
+
+@pytest.mark.slow
+def test_sigterm_ends_all_runs_as_failed(lists, tmp_path, monkeypatch):
+    for name in [name for name in os.environ if name.startswith("MLFLOW")]:
+        monkeypatch.delenv(name)
+    out = tmp_path / "out"
+    overrides = {"tracking": str(CONFIGS / "mlflow.json"), "members::resunet2d5::train::max_epochs": 500}
+    words = command(files_of(tmp_path, "chen2023"), values(lists, out, **overrides))
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(out / "round_0/networks/resunet2d5/model/last.pt", process)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 128 + signal.SIGTERM
+    finally:
+        process.kill()
+    with sqlite3.connect(out / "mlruns.db") as connection:
+        states = dict(connection.execute("select name, status from runs"))
+    assert states == dict.fromkeys(["self-training", "round 0", "round 0 resunet2d5"], "FAILED")
 
 
 # --- faults -------------------------------------------------------------------------------------------------------
