@@ -39,7 +39,7 @@ def test_command(tmp_path):
     words = [sys.executable, str(SCRIPT), f"--method=net={tmp_path}/seed0,{tmp_path}/seed1", "--output"]
     done = subprocess.run([*words, str(tmp_path / "table.md")], capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 0, done.stderr
-    assert "| net | 2 | 0.150 ± 0.050 |" in (tmp_path / "table.md").read_text()
+    assert "| net | 2 | 0.150 ± 0.050 |" in (tmp_path / "table.md").read_text(encoding="utf-8")
     assert "0.150 ± 0.050" in done.stdout
     with pytest.raises(InputError, match=r"run evaluate\.yaml first"):
         read_judgement(tmp_path / "seed2")

@@ -190,13 +190,13 @@ def test_grades_rounds_and_links(run, tmp_path):
     options = ["--grades", f"geometry={judged}", "--rounds", f"ensemble={rounds}", "--link", "Sheets=../cases"]
     done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    text = (tmp_path / "index.html").read_text()
+    text = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert '<a href="../cases">Sheets</a>' in text
     assert "Koos grades of 24 cases" in text
     assert "<td>geometry</td><td>1</td><td>0.125</td>" in text
     assert "ensemble: Rounds of self-training" in text
     assert "<td>0</td><td>0.500</td><td>0.750</td><td>0.625</td><td>1.25</td>" in text
-    assert "| geometry | 1 | 0.125 |" in (tmp_path / "results.md").read_text()
+    assert "| geometry | 1 | 0.125 |" in (tmp_path / "results.md").read_text(encoding="utf-8")
     done = subprocess.run(
         [*command, "--rounds", f"a={judged}/metrics.json"], capture_output=True, text=True, check=False
     )
