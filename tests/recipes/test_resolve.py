@@ -191,7 +191,11 @@ def test_values_that_bundles_know():
 
 @pytest.mark.parametrize("name", ["demo", "translators", "segmenters", "koos", "self_training"])
 def test_recipes_of_the_snakefile_s_own_form(name):
-    check_values(Pipeline(yaml.safe_load((RECIPES / f"{name}.yaml").read_text())))
+    pipeline = Pipeline(yaml.safe_load((RECIPES / f"{name}.yaml").read_text()))
+    check_values(pipeline)
+    next(iter(pipeline.translators.values()))["train"] = {"max_epoch": 3}
+    with pytest.raises(InputError, match="did you mean 'max_epochs'"):
+        check_values(pipeline)
 
 
 def test_bounds_of_their_own():
