@@ -130,7 +130,8 @@ def run_snakemake(command: list[str], *inherited: int) -> int:
             if signal.SIGTERM in signals:
                 ended |= terminate_below(process.pid, ended)
         for late in psutil.wait_procs(ended, timeout=60)[1]:
-            late.kill()
+            with suppress(psutil.NoSuchProcess):
+                late.kill()
     finally:
         signal.signal(signal.SIGTERM, before)
     return 130 if signal.SIGINT in signals else process.returncode
