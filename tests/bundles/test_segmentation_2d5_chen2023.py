@@ -188,6 +188,20 @@ def test_chen_2023_whole_augmentation_keeps_range():
     assert len({float(item["image"].sum()) for item in items}) == 12
 
 
+def test_painted_targets_lie_in_chen_2023s_range():
+    parser = parsed("train", CHEN, "methods/target_painting", painting_prob=1.0)
+    names = parser["random_transforms"]
+    assert names.index("@target_augmentation") < names.index("@image_intensity")
+    painting = parser.get_parsed_content("target_augmentation").set_random_state(0)
+    label = torch.zeros(1, 24, 24, 12)
+    label[:, 4:12, 4:12, 2:8], label[:, 16:22, 16:22, 4:8] = 1, 2
+    image = painting({"image": torch.full_like(label, -0.9), "label": label})["image"]
+    inside = {index: image[label == index].mean().item() for index in (1, 2)}
+    assert -0.6 < inside[1] < 0.3  # 0.25 to 0.6 of [-1, 1], edges softened
+    assert 0.0 < inside[2] < 1.0  # 0.6 to 1
+    assert image[0, 0, 0, 0] == pytest.approx(-0.9)
+
+
 def test_chen_2023_samples_start_anywhere_and_short_scans_are_padded(data_list):
     values = {"data_list": str(data_list), "spacing": [0.8, 0.8, -1], "roi_size": [-1, -1, -1], "progress": False}
     parser = parsed("train", CHEN, patch_size=[32, 32, 40], **values)

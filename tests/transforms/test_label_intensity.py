@@ -47,6 +47,15 @@ def test_levels_take_the_place_of_the_voxels(item):
     assert sorted([0.3, float(item["image"][rim]), float(soft[rim])])[1] == float(soft[rim])
 
 
+@pytest.mark.parametrize("arguments", [{}, {"replace": True}, {"edge_sigma": 1.0, "heterogeneity": 0.2}])
+def test_another_range_of_values_changes_alike(item, arguments):
+    unit = make(**arguments)(item)["image"].as_tensor()
+    signed = {**item, "image": item["image"] * 2 - 1}
+    out = make(value_range=(-1, 1), **arguments)(signed)["image"].as_tensor()
+    assert torch.allclose(out, unit * 2 - 1, atol=1e-6)
+    assert not torch.allclose(out, signed["image"].as_tensor())
+
+
 def test_label_and_input_stay(item):
     before = item["image"].clone(), item["label"].clone()
     out = make()(item)
@@ -153,6 +162,8 @@ def test_wrong_ranges_are_refused():
         make(ranges=[[0.5, 0.5]])
     with pytest.raises(ValueError, match="volumes"):
         make(volumes=[None])
+    with pytest.raises(ValueError, match="black < white"):
+        make(value_range=(1, -1))
     with pytest.raises(ValueError, match=">= 0"):
         make(ranges=[[-1, 0.5], [1, 2]], discrete=True)
     with pytest.raises(ValueError, match="low <= high"):

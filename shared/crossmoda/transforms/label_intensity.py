@@ -47,14 +47,16 @@ class RandLabelIntensityd(RandomizableTransform, MapTransform):
     Each label is changed with probability `prob`, independently: y = x * (1 + M (f - 1)), M the label's mask, f
     uniform in its range, times 1 + h n, n smooth noise of unit variance. The result is not clipped. A factor can't
     bring back what a translation has wiped out: with `replace` y = x (1 - M) + M f, where f is the structure's level.
+    Here x and y are shares of `value_range`.
 
     Args:
-        keys: images (C, X, Y, Z) with values >= 0 (a factor has no meaning on other scales).
+        keys: images (C, X, Y, Z).
         label_key: label map (1, X, Y, Z) of the same grid.
         labels: class numbers to change, or several that together are one structure (the tumour's parts) and change
             alike. One may come twice with other `volumes`.
         ranges: lowest and highest factor for each of `labels`; equal ends give a fixed factor.
-        replace: `ranges` are levels, in the images' units, which take the voxels' place.
+        replace: `ranges` are levels, as shares of `value_range`, which take the voxels' place.
+        value_range: the images' values of black and of 1, e.g. (-1, 1): what factors multiply is what lies above black.
         discrete: `ranges` holds for each of `labels` the factors themselves, each as likely as the others.
         volumes: lowest and highest volume in mm3 for each of `labels`, below and above which it stays as it is; an end
             may be None, and so may a pair. Needs `LabelVolumesd` before the crop. None changes all.
@@ -74,6 +76,7 @@ class RandLabelIntensityd(RandomizableTransform, MapTransform):
         labels: Sequence[int | Sequence[int]],
         ranges: Sequence[Sequence[float]],
         replace: bool = False,
+        value_range: Sequence[float] = (0.0, 1.0),
         discrete: bool = False,
         volumes: Sequence[Sequence[float | None] | None] | None = None,
         prob: float = 0.1,
@@ -91,7 +94,10 @@ class RandLabelIntensityd(RandomizableTransform, MapTransform):
             raise ValueError(f"factors must be >= 0, got {ranges}")
         if not discrete and any(len(ends) != 2 or ends[0] > ends[1] for ends in ranges):
             raise ValueError(f"ranges must be pairs 0 <= low <= high, got {ranges}")
+        if len(value_range) != 2 or value_range[0] >= value_range[1]:
+            raise ValueError(f"value_range must be a pair black < white, got {value_range}")
         self.label_key = label_key
+        self.black, self.width = float(value_range[0]), float(value_range[1]) - float(value_range[0])
         self.labels = tuple(ensure_tuple(label) for label in labels)
         self.ranges = tuple(tuple(factors) for factors in ranges)
         self.replace = replace
@@ -132,8 +138,9 @@ class RandLabelIntensityd(RandomizableTransform, MapTransform):
             soft, factors = self._soft(mask[box].float()), self._factor_map(factor, mask[box].shape)
             for key in self.key_iterator(d):
                 image = d[key].clone()
-                changed = factors.to(image) if self.replace else image[box] * factors.to(image)
-                image[box] = image[box] + soft.to(image) * (changed - image[box])
+                before = (image[box] - self.black) / self.width
+                changed = factors.to(image) if self.replace else before * factors.to(image)
+                image[box] = image[box] + soft.to(image) * (changed - before) * self.width
                 d[key] = image
         return d
 
