@@ -21,8 +21,9 @@ from crossmoda.selftraining import teacher
 from crossmoda.selftraining.choice import All, BestFolds, BestSingleOrPair, best_validation_dice
 from crossmoda.selftraining.cleaning import Components
 from crossmoda.selftraining.ensemble import FILE, write_ensemble
+from crossmoda.selftraining.findings import metrics_without_labels, round_metrics, write_metrics, write_page
 from crossmoda.selftraining.held_out import HeldOut
-from crossmoda.selftraining.judge import EarlyStop, agreement, mean_of
+from crossmoda.selftraining.judge import EarlyStop
 from crossmoda.selftraining.members import Network, prediction, read_members, training
 from crossmoda.selftraining.priors import learn_priors
 from crossmoda.selftraining.round import Labelling, Round
@@ -182,26 +183,21 @@ class Rounds:
             for view in range(len(network.member.views) + 1):
                 self._predict(current, network, view)
         self._fuse(current)
-        self._judge(current, done, verdicts, time.monotonic() - started)
+        before = done[-1] if done else None
+        current.metrics = round_metrics(current, before, verdicts, self.labelling, self.classes)
+        write_metrics(current, time.monotonic() - started)
         networks = {network: current.checkpoints[network] for network in current.chosen}
         write_ensemble(networks, number, self.fusion, self.classes, current.folder / FILE)
-        self._page(current, done)
+        write_page(current, before, self.items, self.classes, self._file_classes())
         return current
 
     def _end(self, current: Round, verdicts: Mapping[str, str], run: str | None) -> None:
         """Of a round that kept no case: its page, so that the user sees why."""
-        current.metrics = {
-            "round": current.number,
-            "networks": [],
-            "cases": len(verdicts),
-            "kept": 0,
-            "kept_share": 0.0,
-        }
-        write_text(json.dumps(current.metrics, indent=1) + "\n", current.folder / "metrics.json")
+        current.metrics = metrics_without_labels(current.number, verdicts)
+        write_metrics(current)
         (current.folder / FILE).unlink(missing_ok=True)  # of a run with other settings
         self.tracking.log(run, current.metrics, current.number)
-        self._page(current, [])
-        page = current.folder / "index.html"
+        page = write_page(current, None, self.items, self.classes, self._file_classes())
         logger.warning(f"round {current.number}: no case passed the selection ({page} says why): the end")
 
     def _label(self, current: Round, before: Round) -> tuple[str, dict[str, str]]:
@@ -353,38 +349,6 @@ class Rounds:
             settings,
             lambda: teacher.score_cases(self._evidence(current), cleaning, folder) and None,
         )
-
-    def _judge(self, current: Round, done: Sequence[Round], verdicts: Mapping[str, str], seconds: float) -> None:
-        """The round's label-free numbers, as `metrics.json`."""
-        scores = teacher.read_scores(current.folder / "fused")
-        metrics = {
-            "round": current.number,
-            "networks": [network.name for network in current.chosen],
-            "cases": len(scores),
-        }
-        if verdicts:
-            kept = sum(not reason for reason in verdicts.values())
-            metrics |= {"kept": kept, "kept_share": kept / len(verdicts)}
-        if self.labelling.plausible is not None:
-            reasons = self.labelling.plausible.judge(scores)
-            metrics["plausible_share"] = sum(not reason for reason in reasons.values()) / len(reasons)
-        if done:
-            cases = [item["case"] for item in self.items]
-            found = agreement(cases, done[-1].folder / "fused", current.folder / "fused", self.classes)
-            metrics |= {"agreement": mean_of(found), "agreement_of_cases": found}
-        current.metrics = metrics | {"source_dice": current.metrics["source_dice"]}
-        path = current.folder / "metrics.json"
-        before = json.loads(path.read_text(encoding="utf-8")).get("seconds") if path.is_file() else None
-        current.metrics["seconds"] = round(seconds, 1) if before is None else before
-        write_text(json.dumps(current.metrics, indent=1) + "\n", path)
-
-    def _page(self, current: Round, done: Sequence[Round]) -> None:
-        from crossmoda.report.rounds import write_round_page  # the report draws, and loads slowly
-
-        before = done[-1].folder / "fused" if done else None
-        table = self._file_classes()
-        written = Classes(tuple(int(table[label]) for label in self.classes.tumour), int(table[self.classes.cochlea]))
-        write_round_page(current.folder, self.items, before, self.classes, written)
 
     def _finish(self, done: Sequence[Round]) -> None:
         best = done[self.early_stop.best([item.metrics for item in done])]
