@@ -57,6 +57,12 @@ PAPER = {
         "train_segmenter": {"resunet2d5"},
         "self_train": {"rounds"},
     },
+    "li2021_self_training": {  # li2021 and rounds of its four networks
+        "train_translator": {"cyclegan"},
+        "train_segmenter": LI,
+        "fuse": {"union"},
+        "self_train": {"rounds"},
+    },
     "best": {
         "train_translator": {"cyclegan"},
         "train_segmenter": {"unet2d5", "nnunet_3d", "nnunet_2d"},
@@ -132,7 +138,7 @@ def config_of(name, preset, folder, data=None, truth=None, **changes):
 
 
 def test_the_five_systems_and_ours_are_there():
-    assert set(recipe_names(RECIPES)) == {*PAPERS, "best"}
+    assert set(recipe_names(RECIPES)) == {*PAPERS, "best", "li2021_self_training"}
 
 
 @pytest.mark.parametrize("name", PAPER)

@@ -282,6 +282,20 @@ def test_faults_of_a_recipe_are_one_line(path, value, message, scans, tmp_path):
     assert "\n" not in str(error.value)
 
 
+def test_a_recipe_on_top_of_another(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("name: mine\nbase: li2021\ntranslators: {cyclegan: {train: {max_epochs: 7}}}\nfinal: unet3d\n")
+    mine, base = load_recipe(str(file), RECIPES), load_recipe("li2021", RECIPES)
+    assert mine["translators"] == {"cyclegan": {**base["translators"]["cyclegan"], "train": {"max_epochs": 7}}}
+    assert (mine["name"], mine["final"]) == ("mine", "unet3d")
+    assert {key: mine[key] for key in ("systems", "fusions", "presets")} == {
+        key: base[key] for key in ("systems", "fusions", "presets")
+    }
+    file.write_text("name: mine\nbase: li2021_self_training\nfinal: unet3d\n")
+    with pytest.raises(InputError, match="has one itself"):
+        load_recipe(str(file), RECIPES)
+
+
 def test_unknown_recipe_preset_and_stage(scans):
     with pytest.raises(InputError, match="li2020 is no recipe: take one of best, chen2023, han2022"):
         load_recipe("li2020", RECIPES)

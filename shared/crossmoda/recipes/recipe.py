@@ -30,23 +30,33 @@ def recipe_names(folder: Path) -> list[str]:
 
 
 def load_recipe(name: str, folder: Path) -> dict[str, Any]:
-    """Read a recipe.
+    """Read a recipe; one with a `base` is merged on top of that recipe.
 
     Args:
         name: of a file in the folder, or the path of a YAML file.
         folder: of recipe files.
 
     Raises:
-        InputError: if there is none of this name, or it is not a recipe.
+        InputError: if there is none of this name, it is not a recipe, or its base has a base.
     """
+    recipe = _read_recipe(name, folder)
+    if "base" not in recipe:
+        return recipe
+    base = _read_recipe(str(recipe.pop("base")), folder)
+    if "base" in base:
+        raise InputError(f"{name} has the base '{base['name']}', which has one itself: name that one")
+    return merged(base, recipe)
+
+
+def _read_recipe(name: str, folder: Path) -> dict[str, Any]:
     path = Path(name) if Path(name).suffix in (".yaml", ".yml") else folder / f"{name}.yaml"
     if not path.is_file():
         known = ", ".join(recipe_names(folder))
         raise InputError(f"{name} is no recipe: take one of {known}, or name a YAML file made from one of them")
     recipe = _read_yaml(path)
-    if "presets" not in recipe:
+    if not {"presets", "base"} & set(recipe):
         raise InputError(f"{path} has no 'presets': hand it to snakemake --configfile itself, or start from a recipe")
-    unknown = sorted(set(recipe) - set(ENTRIES))
+    unknown = sorted(set(recipe) - {*ENTRIES, "base"})
     if unknown:
         raise InputError(f"{path} has an unknown entry '{unknown[0]}': a recipe has {', '.join(sorted(ENTRIES))}")
     return recipe
