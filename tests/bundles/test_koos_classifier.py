@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import subprocess
-import sys
 import time
 
 import jsonschema
@@ -243,18 +241,6 @@ def test_killed_pretraining_continues_and_ends_the_same(data, tmp_path):
     run_in_process(["pretrain"], values)
     assert same_weights(load(killed / "model/model.pt"), load(whole / "model/model.pt"))
     assert read_history(killed / "history.csv") == read_history(whole / "history.csv")
-
-
-@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
-def test_two_processes_train_together(stage, data, pretrained, tmp_path):
-    values = {"pretrain": train_overrides(data, tmp_path), "finetune": finetune_overrides(data, pretrained, tmp_path)}
-    torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
-    words = [*torchrun, *command([stage, "multi_gpu_train"], values[stage])[1:]]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(words, capture_output=True, encoding="utf-8", timeout=300, env=environment)
-    assert result.returncode == 0, result.stderr[-2000:]
-    assert [row["epoch"] for row in read_history(tmp_path / "history.csv")] == [1, 2]
-    MSFKoosNet(4, 1, 8, 4).load_state_dict(load(tmp_path / "model/model.pt"))
 
 
 def test_training_without_translations_is_one_line(data, tmp_path, capfd):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 
+import ignite.distributed as idist
 import pytest
 import torch
 from ignite.engine import Engine, Events
@@ -139,6 +140,20 @@ def test_batches_are_balanced():
         assert sorted(grades) == [1, 1, 2, 2, 3, 3, 4, 4]
     counts = [indices.count(index) for index in range(10)]
     assert counts == [4, 4, 4, 6, 6, 12, 3, 3, 3, 3]
+
+
+def test_processes_share_one_draw(monkeypatch):
+    items = [{"koos": grade} for grade in (1, 1, 1, 2, 2, 3)]
+
+    def batches(count):
+        torch.manual_seed(0)
+        return torch.tensor(list(GradeSampler(items, per_grade=1, batches=count))).reshape(count, 3)
+
+    whole = batches(6)
+    monkeypatch.setattr(idist, "get_world_size", lambda: 2)
+    for rank in (0, 1):
+        monkeypatch.setattr(idist, "get_rank", lambda rank=rank: rank)
+        assert torch.equal(batches(3), whole[rank::2])
 
 
 def test_mean_over_modalities_is_of_probabilities():
