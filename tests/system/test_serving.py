@@ -64,11 +64,12 @@ for line in sys.stdin:
 
 @pytest.fixture(scope="module")
 def python() -> Path:
-    """Python of .venv-label, which is made if it is not there (minutes)."""
+    """Python of .venv-label, which is made if it is not there (minutes); without network only CI has to have it."""
     result = subprocess.run(
         ["bash", "-c", "source scripts/label_environment.sh"], cwd=ROOT, capture_output=True, text=True
     )
-    if result.returncode and ("No matching distribution" in result.stderr or "connection" in result.stderr.lower()):
+    offline = "No matching distribution" in result.stderr or "connection" in result.stderr.lower()
+    if result.returncode and offline and not os.environ.get("CI"):
         pytest.skip(f"no package index to make .venv-label from: {result.stderr.strip().splitlines()[-1]}")
     assert result.returncode == 0, result.stderr[-3000:]
     return ROOT / ".venv-label/bin/python"
