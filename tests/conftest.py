@@ -1,7 +1,8 @@
-"""DICOM files for tests, written by ITK slice by slice with known geometry."""
+"""The order of the tests, an MLflow server, and DICOM files that ITK writes slice by slice with known geometry."""
 
 import numpy as np
 import pytest
+from mlflow_server import running_server
 
 
 def pytest_collection_modifyitems(items):
@@ -11,6 +12,13 @@ def pytest_collection_modifyitems(items):
     """
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: (not item.nodeid.startswith("tests/system/"), item.path not in slow))
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(tmp_path_factory):
+    """Address of a server for all tests of this process: to start it takes seconds."""
+    with running_server(tmp_path_factory.mktemp("mlflow_server")) as address:
+        yield address
 
 
 def _write_slice(path, pixels, position, affine_lps, tags):

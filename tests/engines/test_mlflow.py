@@ -1,11 +1,8 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
 
 import mlflow
 import numpy as np
@@ -32,40 +29,10 @@ CONFIG = {
 
 @pytest.fixture(scope="module", params=["sqlite", "server"])
 def uri(request, tmp_path_factory):
-    """One store, and one server on loopback, for all tests: to start them takes seconds."""
-    folder = tmp_path_factory.mktemp("store")
-    store = f"sqlite:///{folder}/mlruns.db"
-    if request.param == "sqlite":
-        yield store
-        return
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    words = ["server", "--backend-store-uri", store, "--artifacts-destination", str(folder / "artifacts")]
-    words += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    with (folder / "log.txt").open("w") as log:
-        # A session of its own, so that its workers end with it; without those for jobs, which nothing here needs.
-        environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        server = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", *words], stdout=log, stderr=log, env=environment, start_new_session=True
-        )
-        try:
-            wait_for(f"http://127.0.0.1:{port}/health", server, folder / "log.txt")
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            os.killpg(server.pid, signal.SIGTERM)
-            server.wait(timeout=60)
-
-
-def wait_for(address, server, log, seconds=180):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end and server.poll() is None:
-        try:
-            with urllib.request.urlopen(address, timeout=5):
-                return
-        except OSError:
-            time.sleep(0.5)
-    pytest.fail(f"the server did not start: {log.read_text()[-2000:]}")
+    """One store for all tests: to start one takes seconds."""
+    if request.param == "server":
+        return request.getfixturevalue("mlflow_server")
+    return f"sqlite:///{tmp_path_factory.mktemp('store')}/mlruns.db"
 
 
 @pytest.fixture(autouse=True)
