@@ -38,8 +38,7 @@ def test_summary_by_hand():
     volume = summary["features"]["VS_ml"]
     assert (volume["median"], volume["spread"]) == (0, 0)
     assert volume["low"] == pytest.approx(0.96 * np.log(0.01))
-    with pytest.raises(InputError, match=r"4 case\(s\)"):
-        summarise_features(cases[:4])
+    assert summarise_features(cases[:4]) == {"cases": 4, "features": {}}
 
 
 def test_far_is_beyond_the_spread_and_beyond_the_range():
@@ -68,6 +67,20 @@ def test_written_from_reports_and_read_back(tmp_path):
     (tmp_path / "c9_seg.json").write_text('{"features": null}')  # fuse.py knows no scan
     with pytest.raises(InputError, match=r"c9_seg\.json is missing or no report"):
         write_reference(tmp_path, ["c9", *cases], tmp_path / "models" / "reference.json")
+
+
+def test_too_few_cases_say_nothing_of_any_scan(tmp_path, caplog):
+    for n in range(5):
+        (tmp_path / f"c{n}_seg.json").write_text(json.dumps({"features": {"noise": n}}))
+    path = tmp_path / "reference.json"
+    write_reference(tmp_path, [f"c{n}" for n in range(5)], path)
+    assert read_reference(path)["cases"] == 5
+    assert not caplog.records
+    write_reference(tmp_path, [f"c{n}" for n in range(4)], path)
+    assert read_reference(path) is None
+    assert [record.getMessage() for record in caplog.records] == [
+        "4 case(s) can't say what the training data looks like, 5 could: no scan will be flagged as unlike it"
+    ]
 
 
 def test_reference_files(tmp_path):

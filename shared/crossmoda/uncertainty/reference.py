@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ SPREAD_FLOOR = 0.05  # of the median: sites share protocols, so that many featur
 VOLUME_FLOOR_ML = 0.01  # about ten voxels; empty predictions have a logarithm too
 
 Features = dict[str, float]
+
+logger = logging.getLogger(__name__)
 
 
 def scan_features(image: np.ndarray, spacing: Sequence[float], shape: Sequence[int]) -> Features:
@@ -51,18 +54,14 @@ def summarise_features(cases: Sequence[Features]) -> dict[str, Any]:
     """Median, spread and range of each feature over the training data.
 
     Args:
-        cases: features of each case, the same names in each; None leaves a case out of that feature's numbers.
+        cases: features of each case, at least one, the same names in each; None leaves a case out of that feature's
+            numbers.
 
     Returns:
         {"cases": n, "features": {name: {"median", "spread", "low", "high"}}}: the spread is 1.4826 times the median
         absolute deviation (the standard deviation, for a normal distribution), low and high the 1st and 99th
-        percentiles; volumes as logarithms.
-
-    Raises:
-        InputError: if there are fewer than `MIN_CASES` cases.
+        percentiles; volumes as logarithms. A feature that fewer than `MIN_CASES` cases have is left out.
     """
-    if len(cases) < MIN_CASES:
-        raise InputError(f"{len(cases)} case(s) can't say what the training data looks like: give {MIN_CASES} or more")
     features = {}
     for name in cases[0]:
         values = [_scaled(name, case[name]) for case in cases if case.get(name) is not None]
@@ -100,7 +99,7 @@ def unlike_training(features: Features, reference: Mapping[str, Any], distance: 
 
 
 def read_reference(path: str | Path | None) -> dict[str, Any] | None:
-    """The reference at `path`, or None if there is no such file.
+    """The reference at `path`, or None if there is no such file or it was made of too few cases.
 
     Raises:
         InputError: if the file is not one of `write_reference`.
@@ -114,11 +113,13 @@ def read_reference(path: str | Path | None) -> dict[str, Any] | None:
             float(row["median"]), float(row["spread"]), float(row["low"]), float(row["high"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"{path} is not a reference of training data: make it again with reference.yaml") from None
-    return reference
+    return reference if reference["features"] else None
 
 
 def write_reference(reports_dir: str | Path, cases: Sequence[str], path: str | Path) -> dict[str, Any]:
     """Gather the features in `<reports_dir>/<case>_seg.json` and write their summary.
+
+    Of fewer than `MIN_CASES` cases it has no features: it says nothing of any scan, and a line in the log says so.
 
     Args:
         reports_dir: output folder of an inference on the training data's target scans.
@@ -129,7 +130,7 @@ def write_reference(reports_dir: str | Path, cases: Sequence[str], path: str | P
         The reference, see `summarise_features`.
 
     Raises:
-        InputError: if there are too few cases, or a report is missing or not one.
+        InputError: if a report is missing or not one.
     """
     features = []
     for case in cases:
@@ -138,6 +139,9 @@ def write_reference(reports_dir: str | Path, cases: Sequence[str], path: str | P
             features.append(dict(json.loads(report.read_text(encoding="utf-8"))["features"]))
         except (OSError, ValueError, KeyError, TypeError):
             raise InputError(f"{report} is missing or no report of a case: run the inference on it first") from None
+    if len(features) < MIN_CASES:
+        few = f"{len(features)} case(s) can't say what the training data looks like, {MIN_CASES} could"
+        logger.warning(f"{few}: no scan will be flagged as unlike it")
     reference = summarise_features(features)
     write_text(json.dumps(reference, indent=1) + "\n", path)
     return reference
