@@ -69,7 +69,9 @@ def test_page_states_the_sizes(tmp_path):
 
 def test_parts_koos_and_flags(tmp_path):
     scan, label = write(tmp_path, "patient", parts=True)
-    (tmp_path / "patient_seg.json").write_text(json.dumps({"flags": ["unlike_training"]}))
+    (tmp_path / "patient_seg.json").write_text(
+        json.dumps({"flags": ["unlike_training"], "unlike_training": {"spacing_z_mm": 20.0, "noise": -6.1}})
+    )
     koos = tmp_path / "patient_koos.json"
     answer = {"grade": 3, "probabilities": {"1": 0.1, "2": 0.2, "3": 0.4, "4": 0.3}, "flags": ["unsure"]}
     koos.write_text(json.dumps(answer | {"features": {"volume_ml": 0.096, "distance_mm": None}}))
@@ -83,7 +85,7 @@ def test_parts_koos_and_flags(tmp_path):
     assert rows["volume ml"] == "0.10"
     assert "distance mm" not in rows
     source = page.read_text(encoding="utf-8")
-    assert "unlike training" in source
+    assert "unlike training: spacing z mm, noise" in source
     assert "Koos: unsure" in source
     assert {TUMOUR_COLOUR, INTRA_COLOUR, COCHLEA_COLOUR} <= colours_of(page)
 

@@ -253,7 +253,7 @@ def _findings(study: Study, label: Volume, koos: str | Path | None, sources: Map
     name = Path(study.label).name.removesuffix(".gz").removesuffix(".nii")
     case = name.removesuffix("_seg")
     beside = Path(study.label).with_name(f"{case}_seg.json")
-    flags = [str(flag).replace("_", " ") for flag in _read_json(beside).get("flags", [])] if beside.is_file() else []
+    flags = _flags(_read_json(beside)) if beside.is_file() else []
     answer = _read_json(koos) if koos is not None else None
     if answer is not None:
         flags += [f"Koos: {flag}" for flag in answer.get("flags", [])]
@@ -273,6 +273,13 @@ def _findings(study: Study, label: Volume, koos: str | Path | None, sources: Map
     size = tumour_size(mask, label.spacing)
     cochlea = float((label.array == study.cochlea_label).sum()) * voxel_ml
     return CaseFindings(case, study.date, size, cochlea, parts, flags, answer, sources=origin)
+
+
+def _flags(report: Mapping[str, Any]) -> list[str]:
+    """The flags of a `<case>_seg.json` in words, with the features in which the scan is unlike the training's."""
+    features = ", ".join(report.get("unlike_training") or {})
+    texts = {"unlike_training": f"unlike_training: {features}"} if features else {}
+    return [texts.get(flag, str(flag)).replace("_", " ") for flag in report.get("flags", [])]
 
 
 def _add_growth(findings: CaseFindings, prior: Study) -> None:
