@@ -394,6 +394,42 @@ def test_inference_and_evaluation_of_the_rounds(lists, tmp_path):
     assert "| 1 " in (out / "evaluation/rounds.md").read_text()
 
 
+def test_the_first_network_compares_scans_with_the_training_s(lists, tmp_path, request):
+    out = self_train(tmp_path, lists, "li2021", rounds=0)
+    ensemble = {"ensemble": str(out / "ensemble.json"), "progress": False}
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    items = [write_case(scans, f"case_{n}", n) for n in range(5)]
+    (scans / "datalist.json").write_text(json.dumps({"target_training": items, "target_validation": items[:1]}))
+    data = {"data_list": str(scans / "datalist.json")}
+    request.node.started.clear()
+    run_in_process(config_files("inference", "reference"), {**ensemble, **data, "output_dir": str(out / "reference")})
+    ((_, files, overrides),) = request.node.started  # one network, once
+    assert (overrides["section"], overrides["save_probabilities"]) == ("target_training", False)
+    assert read_json(out / "reference.json")["cases"] == 5
+    assert {"spacing_x_mm", "noise", "VS_ml"} <= read_json(out / "reference.json")["features"].keys()
+
+    run_in_process(config_files("inference"), {**ensemble, **data, "output_dir": str(tmp_path / "usual")})
+    assert [overrides.get("reference") for _, _, overrides in request.node.started[1:]] == [
+        str(out / "reference.json"),
+        None,
+        None,
+        None,
+    ]
+    assert request.node.started[1][1] == files  # what is compared is made in the same way
+    assert read_json(tmp_path / "usual" / "case_0_seg.json")["unlike_training"] == {}
+
+    out = out.rename(tmp_path / "moved")
+    thick = nib.load(scans / "case_0_hrT2.nii.gz")
+    affine = thick.affine @ np.diag([1, 1, 2, 1])
+    nib.save(nib.Nifti1Image(np.asarray(thick.dataobj), affine), tmp_path / "thick_hrT2.nii.gz")
+    moved = {**ensemble, "ensemble": str(out / "ensemble.json"), "input": str(tmp_path / "thick_hrT2.nii.gz")}
+    run_in_process(config_files("inference"), {**moved, "output_dir": str(tmp_path / "unusual")})
+    report = read_json(tmp_path / "unusual" / "thick_seg.json")
+    assert report["unlike_training"]["spacing_z_mm"] == pytest.approx(20, abs=0.1)  # spreads of 5 %
+    assert "unlike_training" in report["flags"]
+
+
 def test_weights_of_students_differ_from_their_teachers(lists, tmp_path):
     out = self_train(tmp_path, lists, "chen2023", rounds=1)
     weights = [load(out / f"round_{n}/networks/resunet2d5/model/model.pt") for n in (0, 1)]

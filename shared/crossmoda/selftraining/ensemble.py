@@ -30,7 +30,7 @@ from crossmoda.postprocessing import Classes, apply_rules, read_rules
 from crossmoda.selftraining.members import Member, Network, prediction
 from crossmoda.selftraining.steps import run_bundle
 from crossmoda.selftraining.teacher import FileMembers, fuse
-from crossmoda.uncertainty import case_report, write_report
+from crossmoda.uncertainty import case_report, write_reference, write_report
 
 logger = logging.getLogger(__name__)
 
@@ -100,6 +100,7 @@ def predict_ensemble(
     options: Mapping[str, Any] | None = None,
     progress: bool = True,
     preparation: str | Path | None = None,
+    reference: str | Path | None = None,
 ) -> None:
     """Segment raw scans: each network's prediction, their fusion, post-processing.
 
@@ -117,20 +118,17 @@ def predict_ensemble(
         progress: whether to show a bar.
         preparation: for networks trained on prepared volumes (overlay `prepared`): the folder of `prepare.py`, through
             whose steps raw scans are taken; None takes the scans as they are.
+        reference: of `write_ensemble_reference`, with which the first network compares the scans; None, or no such
+            file: no scan is unlike the training's.
 
     Raises:
         InputError: if the ensemble or a scan has a fault, or a network's prediction fails.
     """
-    content, networks = read_ensemble(ensemble)
-    if preparation:
-        networks = [(for_raw_scans(network, preparation), path) for network, path in networks]
+    content, networks = _networks(ensemble, preparation)
     rules = read_rules(postprocessing_rules)
     items = input_items(input, data_list, section, check="header", progress=False)
     raise_first(find_faults(items, progress=progress))
     output_dir = Path(output_dir).absolute()
-    missing = [path for _, path in networks if not path.is_file()]
-    if missing:
-        raise InputError(f"{missing[0]} is missing: keep the rounds' folder beside {Path(ensemble).name}")
     output_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".members_", dir=output_dir) as folder:
         scans = Path(folder) / "scans.json"
@@ -138,12 +136,62 @@ def predict_ensemble(
         own = {"data_list": str(scans), "section": SECTION, "progress": False, **(options or {})}
         folders = []
         for network, checkpoint in tqdm(networks, desc="Networks", disable=None if progress else True):
+            likeness = {"reference": str(reference)} if reference and not folders else {}
             folders.append(Path(folder) / network.name)
-            files, values = prediction(network, content["round"], checkpoint, folders[-1], own)
+            files, values = prediction(network, content["round"], checkpoint, folders[-1], own | likeness)
             run_bundle(f"prediction by {network.name}", files, values, output_dir / "logs" / f"{network.name}.log")
         for item in items:
             _write(item, folders, content, rules, output_dir, save_probability_maps)
     logger.info(f"{len(items)} scan(s) segmented by {len(networks)} network(s): {output_dir}")
+
+
+def write_ensemble_reference(
+    ensemble: str | Path,
+    output_dir: str | Path,
+    path: str | Path,
+    data_list: str | Path,
+    section: str,
+    options: Mapping[str, Any] | None = None,
+    preparation: str | Path | None = None,
+) -> None:
+    """Write down what the training's target scans look like to an ensemble's first network.
+
+    One network is enough: the others see the same scans, and each further comparison would flag more usual ones.
+
+    Args:
+        ensemble: of `write_ensemble`.
+        output_dir: of the network's results on these scans.
+        path: the JSON to write, see `crossmoda.uncertainty.summarise_features`.
+        data_list: of raw scans.
+        section: its section with the target scans.
+        options: as in `predict_ensemble`; the same, for the numbers are to be compared.
+        preparation: likewise.
+
+    Raises:
+        InputError: if the ensemble or a scan has a fault, or the prediction fails.
+    """
+    content, networks = _networks(ensemble, preparation)
+    network, checkpoint = networks[0]
+    output_dir = Path(output_dir).absolute()
+    cases = [item["case"] for item in input_items(None, data_list, section, check="none", progress=False)]
+    own = {"data_list": str(data_list), "section": section, "progress": False, **(options or {})}
+    files, values = prediction(network, content["round"], checkpoint, output_dir, own)
+    log = output_dir / "logs" / f"{network.name}.log"
+    run_bundle(f"prediction by {network.name}", files, values | {"save_probabilities": False}, log)
+    write_reference(output_dir, cases, path)
+
+
+def _networks(
+    ensemble: str | Path, preparation: str | Path | None
+) -> tuple[dict[str, Any], list[tuple[Network, Path]]]:
+    """What `read_ensemble` gives, for raw scans, with checkpoints that are there."""
+    content, networks = read_ensemble(ensemble)
+    if preparation:
+        networks = [(for_raw_scans(network, preparation), path) for network, path in networks]
+    missing = [path for _, path in networks if not path.is_file()]
+    if missing:
+        raise InputError(f"{missing[0]} is missing: keep the rounds' folder beside {Path(ensemble).name}")
+    return content, networks
 
 
 def for_raw_scans(network: Network, preparation: str | Path) -> Network:
@@ -184,3 +232,4 @@ def _write(
 
 
 predict_ensemble_or_exit = exit_on_input_error(predict_ensemble)
+write_ensemble_reference_or_exit = exit_on_input_error(write_ensemble_reference)

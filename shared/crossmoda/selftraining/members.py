@@ -178,7 +178,12 @@ def prediction(
         view: overrides of a further view.
     """
     values = {**options, **network.member.options("inference", round_number), **(view or {})}
-    values |= {"ckpt_paths": [str(checkpoint)], "output_dir": str(folder), "save_probabilities": True}
+    values |= {
+        "ckpt_dir": str(Path(checkpoint).parent),
+        "ckpt_paths": [str(checkpoint)],
+        "output_dir": str(folder),
+        "save_probabilities": True,
+    }
     return network.member.config_files("inference"), values
 
 
