@@ -10,7 +10,7 @@ from segmentation_bundle import ROOT, write_case
 from self_training_bundle import NETWORKS, SIZES, TRAINING
 
 RECIPES = ROOT / "scripts" / "recipes"
-COUNTS = {"source_training": range(5), "target_training": range(10, 13), "target_validation": (20, 21)}
+COUNTS = {"source_training": range(5), "target_training": range(10, 15), "target_validation": (20, 21)}
 GRID = {
     key: value for key, value in SIZES.items() if key not in ("spacing", "roi_size")
 }  # prepared volumes keep theirs

@@ -25,12 +25,14 @@ rule self_train:
 
 
 rule predict_self_training:
-    input: ORACLE or DATA, rules.self_train.output,
+    input:
+        ORACLE or DATA,
+        rules.self_train.output,
+        lambda wildcards: compared_with(wildcards.self_training),
     output: touch(RUN / "self_training" / "{self_training}" / "predictions" / "predicted"),
     params:
-        command=lambda wildcards, input, output: bundle(
-            "self-training", config_file="inference", data_list=input[0], section="target_validation",
-            output_dir=Path(output[0]).parent, **PIPELINE.ensemble_options(wildcards.self_training),
+        command=lambda wildcards, input, output: inference(
+            wildcards.self_training, data_list=input[0], section="target_validation", output_dir=Path(output[0]).parent,
         ),
     resources: gpu=GPU,
     log: RUN / "logs" / "predict_self_training_{self_training}.log",

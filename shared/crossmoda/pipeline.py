@@ -124,10 +124,11 @@ class Pipeline:
         return [folder] if folds is None else [folder / f"fold{fold}" for fold in folds]
 
     def weights(self, system: str) -> Options:
-        """Overrides of an inference that name a system's weights."""
+        """Overrides of an inference that name a system's weights, and the folder where it looks for its reference."""
+        folder = {"ckpt_dir": self.folder(system) / "model"}
         if self.systems[system].get("folds") is None:
-            return {"ckpt_dir": self.folder(system) / "model"}
-        return {"ckpt_paths": [str(folder / "model" / "model.pt") for folder in self.networks(system)]}
+            return folder
+        return {**folder, "ckpt_paths": [str(path / "model" / "model.pt") for path in self.networks(system)]}
 
     def training_overlays(self, system: str) -> list[str]:
         """Overlays of a system's training."""
@@ -207,6 +208,34 @@ class Pipeline:
         entry = self.self_trainings[name]
         rules = {"postprocessing_rules": entry["postprocessing"]} if "postprocessing" in entry else {}
         return rules | entry.get("infer", {})
+
+    # --- results --------------------------------------------------------------------------------------------------
+
+    def inference(self, name: str) -> tuple[str, list[str], Options]:
+        """The bundle of a system or a self-training, the overlays and the overrides of its inference on raw scans.
+
+        Scans and folder come on top.
+        """
+        if name in self.self_trainings:
+            return "self-training", [], self.ensemble_options(name)
+        options = {**self.weights(name), **self.inference_options(name)}
+        return self.systems[name]["bundle"], self.inference_overlays(name), options
+
+    @property
+    def comparer(self) -> str | None:
+        """The system or self-training that says whether a scan is unlike the training's target scans.
+
+        It is the recipe's result, of a fusion its first member: what others see of the scan is the same. None where a
+        recipe names no result.
+        """
+        final = self.config.get("final")
+        return self.fusions[final]["members"][0] if final in self.fusions else final
+
+    @property
+    def reference(self) -> Path:
+        """What those scans look like to the comparer: where its inference looks for it."""
+        folder = self.folder(self.comparer)
+        return (folder if self.comparer in self.self_trainings else folder / "model") / "reference.json"
 
     # --- Koos grades ----------------------------------------------------------------------------------------------
 

@@ -117,6 +117,11 @@ def test_reference_of_the_training_data_and_a_scan_unlike_it(weights, tmp_path):
     run_in_process(["inference"], values | {"data_list": None, "input": str(tmp_path / "thick_hrT2.nii.gz")})
     report = report_of(tmp_path / "out", "thick")
     assert report["unlike_training"]["spacing_z_mm"] == pytest.approx(20, abs=0.1)  # spreads of 5 %
+    folds = {"ckpt_paths": [str(path) for path in weights]}  # the reference is that of `ckpt_dir` still
+    run_in_process(
+        ["inference"], values | {"section": "target_training", "output_dir": str(tmp_path / "folds"), **folds}
+    )
+    assert report_of(tmp_path / "folds", "case_0")["unlike_training"] is not None
     assert "unlike_training" in report["flags"]
 
 

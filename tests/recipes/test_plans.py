@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from crossmoda.recipes import load_recipe, read_presets, recipe_names, resolve, 
 PAPERS = ("chen2023", "han2022", "kang2022", "li2021", "shin2021")
 FOLDS = range(5)
 TRANSLATION = {"train_translator", "translate", "judge_translations", "pool_views"}
-ONCE = {"case_reports", "start_tracking", "report", "end_tracking", "all"}
+ONCE = {"reference", "case_reports", "start_tracking", "report", "end_tracking", "all"}
 LI = {"unet2d5_gamma20", "unet2d5_gamma15", "unet3d", "unet3d_attention"}
 BOUNDS = {"source-only", "oracle"}
 
@@ -107,19 +108,33 @@ def dry_run(config: dict, folder: Path, *options: str) -> str:
     return text
 
 
-def plan(config: dict, folder: Path, *options: str) -> dict[str, set[str]]:
-    """Jobs of a dry run: rule -> the values of its wildcards."""
-    text = dry_run(config, folder, *options)
-    jobs = defaultdict(set)
+def blocks(text: str) -> Iterator[tuple[str, str, str]]:
+    """Of each job of a dry run: rule, the values of its wildcards, what Snakemake says of it."""
     for block in re.split(r"\n(?=(?:local)?rule \w+:\n)", text.split("Job stats", 2)[1])[1:]:
         wildcards = re.search(r"^    wildcards: (.*)$", block, re.MULTILINE)
         values = [pair.split("=")[1] for pair in wildcards[1].split(", ")] if wildcards else []
-        job = " ".join(values)
-        rule = re.match(r"(?:local)?rule (\w+):", block)[1]
+        yield re.match(r"(?:local)?rule (\w+):", block)[1], " ".join(values), block
+
+
+def plan(config: dict, folder: Path, *options: str) -> dict[str, set[str]]:
+    """Jobs of a dry run: rule -> the values of its wildcards."""
+    jobs = defaultdict(set)
+    for rule, job, _ in blocks(dry_run(config, folder, *options)):
         assert job not in jobs[rule], f"{rule} {job} twice"
         if not rule.startswith("koos"):  # of rules/koos.smk
             jobs[rule].add(job)
     return {rule: found for rule, found in jobs.items() if found}
+
+
+def commands(config: dict, folder: Path) -> dict[str, str]:
+    """Jobs of a dry run: rule and wildcards -> files and command."""
+    found = blocks(dry_run(config, folder, "--printshellcmds"))
+    return {f"{rule} {job}".strip(): text for rule, job, text in found}
+
+
+def options_of(command: str) -> set[str]:
+    """`--NAME VALUE` of a command line."""
+    return set(re.findall(r"--\w+ \S+", command))
 
 
 @pytest.fixture(scope="module")
@@ -183,6 +198,42 @@ def test_case_reports_have_the_grades(name, graded, tmp_path):
     koos = re.search(r"--koos=(\S+)", command)
     assert bool(koos) == graded
     assert not graded or f"{koos[1]}/grades.csv" in text
+
+
+def test_a_fusion_s_first_member_compares_scans_with_the_training_s(tmp_path):
+    jobs = commands(config_of("li2021", "phantom", tmp_path), tmp_path)
+    folder = tmp_path / "run" / "segmentation" / "unet2d5_gamma20"
+    assert "segmentation-2.5d/configs/inference.yaml" in jobs["reference"]
+    assert "/reference.yaml" in jobs["reference"]
+    assert {f"--ckpt_dir {folder}/model", f"--output_dir {folder}/reference"} <= options_of(jobs["reference"])
+    assert "--save_probabilities False" in options_of(jobs["reference"])
+    assert "oracle.json" not in jobs["reference"]
+    inputs = jobs["evaluate unet2d5_gamma20"]
+    assert f"{folder}/model/reference.json" in inputs
+    assert all(
+        "reference.json" not in text for job, text in jobs.items() if job.startswith("evaluate") and text != inputs
+    )
+
+
+def test_folds_make_one_reference_together(scans, tmp_path):
+    config = config_of("han2022", "paper", tmp_path, scans[0])
+    jobs = commands(config, tmp_path)
+    folder = tmp_path / "run" / "segmentation" / "nnunet"
+    for job in ("reference", "evaluate nnunet"):
+        assert {f"--ckpt_dir {folder}/model", f"--preparation {tmp_path}/run/prepared"} <= options_of(jobs[job])
+        assert all(f"{folder}/fold{fold}/model/model.pt" in jobs[job] for fold in FOLDS)
+    assert "preparation.yaml" in jobs["reference"]
+    assert f"--data_list {scans[0]}" in options_of(jobs["reference"])
+
+
+def test_the_ensemble_of_a_self_training_has_a_reference_beside_it(scans, tmp_path):
+    jobs = commands(config_of("shin2021", "paper", tmp_path, *scans), tmp_path)
+    folder = tmp_path / "run" / "self_training" / "ensemble"
+    assert "self-training/configs/reference.yaml" in jobs["reference"]
+    assert {f"--ensemble {folder}/ensemble.json", f"--preparation {tmp_path}/run/prepared"} <= options_of(
+        jobs["reference"]
+    )
+    assert f"{folder}/reference.json" in jobs["predict_self_training ensemble"]
 
 
 def jobs_of(text: str, rule: str) -> int:

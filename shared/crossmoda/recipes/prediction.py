@@ -165,14 +165,10 @@ def _predict(
     pipeline: Pipeline, name: str, data_list: Path, output_dir: Path, folder: Path, logs: Path, progress: bool
 ) -> None:
     """The label maps of a system, a self-training or a fusion; members' go into subfolders of `folder`."""
-    values = {"data_list": data_list, "section": SECTION, "output_dir": output_dir}
-    if name in pipeline.systems:
-        values |= {**pipeline.weights(name), **pipeline.inference_options(name), "progress": False}
-        bundle, overlays = pipeline.systems[name]["bundle"], pipeline.inference_overlays(name)
-        _run("segmentation", name, bundle, "inference", overlays, values, logs)
-    elif name in pipeline.self_trainings:
-        values |= {**pipeline.ensemble_options(name), "progress": progress}
-        _run("segmentation", name, "self-training", "inference", [], values, logs)
+    if name not in pipeline.fusions:
+        bundle, overlays, options = pipeline.inference(name)
+        values = {"data_list": data_list, "section": SECTION, "output_dir": output_dir, "progress": False}
+        _run("segmentation", name, bundle, "inference", overlays, options | values, logs)
     else:
         fusion = pipeline.fusions[name]
         for system in fusion["members"]:
