@@ -74,6 +74,20 @@ def test_every_system_is_judged_and_in_the_report(folder):
     assert {path.name.removesuffix("_report.html") for path in (run / "cases").glob("*.html")} == CASES
 
 
+def test_the_fusion_s_first_member_compares_scans_with_the_training_s(folder):
+    run = folder / "run"
+    reference = json.loads((run / "segmentation" / "flat" / "model" / "reference.json").read_text())
+    assert reference["cases"] == 5
+    assert reference["features"]["spacing_z_mm"]["median"] == pytest.approx(1.7, rel=1e-3)  # of raw scans
+    likeness = {
+        name: json.loads((run / name / "case_20_seg.json").read_text())["unlike_training"]
+        for name in ("segmentation/flat/predictions", "segmentation/deep/predictions", "fusion/both")
+    }
+    assert isinstance(likeness["fusion/both"], dict)
+    assert likeness["fusion/both"] == likeness["segmentation/flat/predictions"]
+    assert likeness["segmentation/deep/predictions"] is None
+
+
 def test_the_teacher_of_the_rounds_is_the_recipe_s_own_system(folder):
     run = folder / "run"
     teacher = run / "self_training" / "rounds" / "round_0" / "networks" / "deep" / "model" / "model.pt"
@@ -93,10 +107,12 @@ def test_stages_are_nested_in_one_finished_mlflow_run(folder):
 
 @pytest.fixture(scope="module")
 def scans(tmp_path_factory, write_series):
-    """A new scan as a NIfTI file and one as a DICOM series, each on a grid of its own."""
+    """A new scan as a NIfTI file and one as a DICOM series, each on a grid of its own; one with thick slices."""
     folder = tmp_path_factory.mktemp("new")
     affine = oblique_affine(-6.0, (0.6, 0.5, 1.5), (40, 48, 15))
     nib.save(nib.Nifti1Image(scan_and_label(5, affine, (40, 48, 15))[0], affine), folder / "anna_hrT2.nii.gz")
+    thick = oblique_affine(spacing=(0.5, 0.6, 3.4), shape=(44, 40, 8))
+    nib.save(nib.Nifti1Image(scan_and_label(7, thick, (44, 40, 8))[0], thick), folder / "thick_hrT2.nii.gz")
     straight = np.diag([-0.5, -0.6, 1.7, 1.0])
     write_series(folder / "series_b", scan_and_label(6, straight, (44, 40, 14))[0], straight)
     return folder
@@ -107,7 +123,8 @@ def test_predict_gives_labels_in_each_scan_s_own_grid(folder, scans, final, tmp_
     recipe = folder / "run" / "recipe.yaml"
     recipe.write_text(yaml.safe_dump({**yaml.safe_load(recipe.read_text()), "final": final}))
     command = [sys.executable, str(ROOT / "scripts" / "predict.py"), str(folder / "run")]
-    command += [str(scans / "anna_hrT2.nii.gz"), str(scans / "series_b"), "--output_dir", str(tmp_path / "out")]
+    command += [str(scans / name) for name in ("anna_hrT2.nii.gz", "series_b", "thick_hrT2.nii.gz")]
+    command += ["--output_dir", str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     for case, scan in (("anna", scans / "anna_hrT2.nii.gz"), ("series_b", tmp_path / "out/converted/series_b.nii.gz")):
@@ -119,4 +136,12 @@ def test_predict_gives_labels_in_each_scan_s_own_grid(folder, scans, final, tmp_
         assert set(report["volumes_ml"]) == {"VS", "cochlea"}
         assert (tmp_path / "out" / f"{case}_report.html").is_file()
         assert (tmp_path / "out" / f"{case}_report.pdf").is_file()
+        assert not [name for name in report["unlike_training"] or {} if name.startswith(("spacing", "extent"))]
+    thick = json.loads((tmp_path / "out" / "thick_seg.json").read_text())
+    if final == "rounds":  # not the result of this run, so that it has no reference
+        assert thick["unlike_training"] is None
+    else:
+        assert "unlike_training" in thick["flags"]
+        assert thick["unlike_training"]["spacing_z_mm"] == pytest.approx(20, abs=0.1)  # spreads of 5 %
+        assert "unlike training: spacing z mm" in (tmp_path / "out" / "thick_report.html").read_text()
     assert not list((tmp_path / "out").glob(".members_*"))
