@@ -39,6 +39,7 @@ def test_options_of_rounds_hold_for_training_and_prediction(tmp_path):
     files, values = prediction(network, 0, "a.pt", tmp_path, {"overlap": 0.5}, {"mirror_axes": [0]})
     assert [Path(file).stem for file in files] == ["inference", "chen2023"]
     assert (values["overlap"], values["mirror_axes"], values["ckpt_paths"]) == (0.1, [0], ["a.pt"])
+    assert values["ckpt_dir"] == "."  # beside the weights
     assert values["save_probabilities"] is True
     assert "samples_per_epoch" not in training(network, 0, "list.json", tmp_path, {})[1]
 
