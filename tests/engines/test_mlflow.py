@@ -189,6 +189,19 @@ def test_nested_runs(uri, monkeypatch):
     assert by_name["pipeline"].info.status == "FINISHED"
 
 
+def test_what_was_killed_does_not_run_for_ever(uri):
+    pipeline = start_parent_run(uri, "killed", "pipeline")
+    rounds = start_parent_run(uri, "killed", "rounds", pipeline)
+    start_parent_run(uri, "killed", "training", rounds)
+    end_parent_run(uri, start_parent_run(uri, "killed", "rounds again", pipeline))
+    end_parent_run(uri, pipeline, failed=True)
+    states = {run.info.run_name: run.info.status for run in runs(uri, "killed")}
+    assert states == {"pipeline": "FAILED", "rounds": "RUNNING", "training": "RUNNING", "rounds again": "FINISHED"}
+    end_parent_run(uri, pipeline)  # taken up again, and finished
+    states = {run.info.run_name: run.info.status for run in runs(uri, "killed")}
+    assert states == {"pipeline": "FINISHED", "rounds": "KILLED", "training": "KILLED", "rounds again": "FINISHED"}
+
+
 def test_the_network_is_registered_with_its_signature(uri, tmp_path):
     network, window = UNet2d5(in_channels=1, out_channels=3, channels=(4, 4, 4, 4, 4)), (1, 1, 32, 32, 8)
     weights = {name: torch.rand_like(value.float()).to(value.dtype) for name, value in network.state_dict().items()}

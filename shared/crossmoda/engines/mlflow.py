@@ -241,11 +241,22 @@ def log_to_run(tracking_uri: str, run_id: str, metrics: Mapping[str, float], ste
 
 
 def end_parent_run(tracking_uri: str, run_id: str, failed: bool = False) -> None:
-    """End a run of `start_parent_run`."""
-    status = RunStatus.FAILED if failed else RunStatus.FINISHED
-    MlflowClient(os.environ.get("MLFLOW_TRACKING_URI") or tracking_uri).set_terminated(
-        run_id, RunStatus.to_string(status)
-    )
+    """End a run of `start_parent_run`.
+
+    What is nested in a finished run and still seems to run was killed, by a power cut or `kill -9`, and taken up again
+    in another run: it ends as KILLED. A failed one may have jobs on a cluster that go on.
+    """
+    client = MlflowClient(os.environ.get("MLFLOW_TRACKING_URI") or tracking_uri)
+    if not failed:
+        _end_killed(client, client.get_run(run_id).info.experiment_id, run_id)
+    client.set_terminated(run_id, RunStatus.to_string(RunStatus.FAILED if failed else RunStatus.FINISHED))
+
+
+def _end_killed(client: MlflowClient, experiment_id: str, run_id: str) -> None:
+    for child in client.search_runs([experiment_id], f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{run_id}'"):
+        _end_killed(client, experiment_id, child.info.run_id)
+        if child.info.status == RunStatus.to_string(RunStatus.RUNNING):
+            client.set_terminated(child.info.run_id, RunStatus.to_string(RunStatus.KILLED))
 
 
 def executed_config(text: str) -> Path:
