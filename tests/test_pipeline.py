@@ -74,7 +74,8 @@ def test_weights_of_one_network_and_of_folds():
     run = pipeline()
     assert run.weights("one") == {"ckpt_dir": RUN / "segmentation" / "one" / "model"}
     folds = [str(RUN / "segmentation" / "five" / fold / "model" / "model.pt") for fold in ("fold0", "fold3")]
-    assert run.weights("five") == {"ckpt_paths": folds}
+    # ckpt_dir is where the reference of the folds lies.
+    assert run.weights("five") == {"ckpt_dir": RUN / "segmentation" / "five" / "model", "ckpt_paths": folds}
     assert run.translator_model("b") == RUN / "translation" / "a" / "model"
 
 
