@@ -80,6 +80,16 @@ def tiny(name: str, folder: Path) -> tuple[Path, Path]:
     return overlay, weights
 
 
+def tumour_weights(folder: Path) -> Path:
+    """Random weights of the small segmentation-2.5d that mark a tumour."""
+    _, weights = tiny("segmentation-2.5d", folder)
+    state = torch.load(weights, weights_only=True)
+    for value in [tensor for tensor in state.values() if tensor.shape == (3,)]:  # biases of the last layer
+        value += torch.tensor([0.0, 1.0, 0.0])
+    torch.save(state, weights)
+    return weights
+
+
 def balance(network: torch.nn.Module) -> None:
     """Shift the biases of the last layer so that a random network answers with all classes."""
     with torch.no_grad():

@@ -14,14 +14,15 @@ COUNTS = {"source_training": range(5), "target_training": range(10, 15), "target
 GRID = {
     key: value for key, value in SIZES.items() if key not in ("spacing", "roi_size")
 }  # prepared volumes keep theirs
-TRANSLATOR = {"features": 4, "n_blocks": 1}
+ENCODER = {"features": 16, "n_blocks": 4}  # as the classifier's phantom.yaml has it
 
 
 def write_scans(folder: Path) -> tuple[Path, Path]:
     """A data list without the truth of the target scans, and one with it."""
     folder.mkdir(parents=True)
     sections = {
-        name: [{**write_case(folder, f"case_{n}", n), "koos": 2} for n in numbers] for name, numbers in COUNTS.items()
+        name: [{**write_case(folder, f"case_{n}", n), "koos": 1 + n % 2} for n in numbers]
+        for name, numbers in COUNTS.items()
     }
     truth = folder / "oracle.json"
     truth.write_text(json.dumps(sections))
@@ -36,19 +37,26 @@ def write_scans(folder: Path) -> tuple[Path, Path]:
     return data, truth
 
 
-def write_recipe(folder: Path) -> Path:
-    """Preparation, a translator, two folds, a fusion, a round of self-training and bounds, of a few steps each."""
+def write_recipe(folder: Path, weights: Path | None = None) -> Path:
+    """Preparation, a translator, two folds, a fusion, self-training, bounds and grades, of a few steps each.
+
+    Args:
+        folder: gets `tiny.yaml`.
+        weights: that the masks' system starts from; None: random ones, and after so few steps perhaps empty masks.
+    """
     systems = {}
     for name, bundle, network in (("flat", "segmentation-2.5d", "unet2d5"), ("deep", "segmentation-3d", "unet3d")):
         own = {**GRID, **NETWORKS[network], "threads": 1}
         systems[name] = {
             "bundle": bundle,
-            "images": "cyclegan",
+            "images": "msf_net",
             "overlays": ["methods/li2021"],
             "train": {**own, **TRAINING, "num_folds": 5},
             "infer": own,
         }
     systems["flat"]["folds"] = [0, 1]
+    if weights is not None:
+        systems["flat"]["train"]["initial_weights"] = str(weights)
     recipe = {
         "name": "tiny",
         "preparation": {
@@ -56,21 +64,23 @@ def write_recipe(folder: Path) -> Path:
             "settings": {"spacing": [0.8, 0.8, 1.7], "size": [32, 32, -1]},
         },
         "translators": {
-            "cyclegan": {
-                "overlays": ["methods/cyclegan"],
+            "msf_net": {
+                "overlays": ["methods/msf_net"],
                 "train": {
-                    **TRANSLATOR,
+                    **ENCODER,
                     **{"max_epochs": 2, "epoch_slices": 4, "crop_size": [24, 24], "val_fraction": 0.4, "threads": 1},
+                    **{"lambda_parcellation": 0, "discriminator_layers": 2, "discriminator_crop": 16},
                 },
-                "translate": TRANSLATOR,
+                "translate": ENCODER,
             }
         },
         "systems": systems,
         "fusions": {"both": {"members": ["flat", "deep"], "rule": "mean", "postprocessing": ["largest_vs"]}},
         "self_training": {
             # Untrained networks predict nonsense, which any selection would leave out.
-            "rounds": {"translated": ["cyclegan"], "members": ["deep"], "train": {"selection_rules": [], "threads": 1}}
+            "rounds": {"translated": ["msf_net"], "members": ["deep"], "train": {"selection_rules": [], "threads": 1}}
         },
+        "koos": {"encoder": "msf_net", "masks": "flat", "overlays": ["phantom"], "folds": 2},
         "final": "both",
         "bounds": "deep",
         "presets": {"paper": None},

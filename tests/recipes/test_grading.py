@@ -11,7 +11,7 @@ import torch
 import yaml
 from koos_heads import write_heads
 from monai.bundle import run as bundle_run
-from packaging_cases import ROOT, TINY, tiny
+from packaging_cases import ROOT, TINY, tumour_weights
 from segmentation_bundle import write_case
 
 from crossmoda.bundle import config_path, flatten_config
@@ -42,11 +42,7 @@ CONFIG = {
 def write_run(folder, **koos):
     """A finished run with random networks: two segmenters, two folds of a classifier, a baseline if `koos` has one."""
     for system in ("flat", "other"):
-        _, weights = tiny("segmentation-2.5d", folder / "segmentation" / system / "model")
-        state = torch.load(weights, weights_only=True)
-        for value in [tensor for tensor in state.values() if tensor.shape == (3,)]:  # biases of the last layer
-            value += torch.tensor([0.0, 1.0, 0.0])
-        torch.save(state, weights)
+        tumour_weights(folder / "segmentation" / system / "model")
         (folder / "segmentation" / system / "trained").touch()
     for fold in (0, 1):
         torch.manual_seed(fold)

@@ -227,7 +227,7 @@ def with_parcellation(data):
 # --- faults -------------------------------------------------------------------------------------------------------
 
 
-KOOS = {"encoder": "cyclegan", "masks": "both"}
+KOOS = {"encoder": "msf_net", "masks": "both"}
 
 
 def faulty(folder, path, value):
@@ -256,9 +256,9 @@ def faulty(folder, path, value):
         (("self_training", "rounds", "translated"), ["none"], "self-training 'rounds': translated names 'none'"),
         (("self_training", "rounds", "teachers"), {"a": "none"}, "teachers names 'none'"),
         (("preparation", "recipe"), "li2020", "preparation 'li2020' is unknown"),
-        (("views",), {"all": ["cyclegan", "none"]}, "view 'all' names 'none'"),
-        (("koos",), {"encoder": "msf_net", "masks": "both"}, "koos: encoder names 'msf_net'"),
-        (("koos",), {"encoder": "cyclegan"}, "koos has no 'masks'"),
+        (("views",), {"all": ["msf_net", "none"]}, "view 'all' names 'none'"),
+        (("koos",), {"encoder": "none", "masks": "both"}, "koos: encoder names 'none'"),
+        (("koos",), {"encoder": "msf_net"}, "koos has no 'masks'"),
         (("koos",), {}, "koos has no 'encoder'"),
         (("koos",), {**KOOS, "combination": "full", "geometry": {}}, "koos: combination names 'full'"),
         (("koos",), {**KOOS, "combination": "msf_koos_net"}, "koos: combination needs the baseline"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -16,6 +17,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import yaml
+from packaging_cases import tumour_weights
 from recipe_run import write_recipe, write_scans
 from segmentation_bundle import ROOT, oblique_affine, scan_and_label
 
@@ -49,7 +51,7 @@ def folder(tmp_path_factory):
     """A finished run that was killed in a training."""
     folder = tmp_path_factory.mktemp("recipe")
     write_scans(folder / "scans")
-    write_recipe(folder)
+    write_recipe(folder, tumour_weights(folder / "weights"))
     run = folder / "run"
     kill_when(start(folder), run / "segmentation" / "flat" / "fold0" / "model" / "last.pt")
     assert not (run / "finished").exists()
@@ -102,7 +104,40 @@ def test_stages_are_nested_in_one_finished_mlflow_run(folder):
     (pipeline,) = set(names) - set(parents)
     assert states[pipeline] == "FINISHED"
     nested = {names[run] for run, parent in parents.items() if parent == pipeline}
-    assert nested >= {"translation cyclegan", "segmentation deep", "segmentation flat fold 1", "self-training rounds"}
+    grading = {f"koos {stage} msf_koos_net seed 0 fold {fold}" for stage in ("pretrain", "finetune") for fold in (0, 1)}
+    trained = {"translation msf_net", "segmentation deep", "segmentation flat fold 1", "self-training rounds"}
+    assert nested >= trained | grading
+
+
+def test_grades_are_judged_and_in_the_reports(folder):
+    koos = folder / "run" / "koos" / "msf_koos_net" / "seed0"
+    with (koos / "grades.csv").open() as file:
+        grades = {row["case"]: row["class"] for row in csv.DictReader(file)}
+    assert set(grades) == CASES
+    assert set(grades.values()) <= set("1234")
+    judged = json.loads((koos / "judged" / "metrics.json").read_text())["all"]
+    assert (judged["n"], judged["ungraded"]) == (2, 0)
+    page = (folder / "run" / "report" / "index.html").read_text(encoding="utf-8")
+    assert "Koos grades of 2 cases" in page
+    assert "msf_koos_net" in page
+    for case, grade in grades.items():
+        assert json.loads((koos / f"{case}_koos.json").read_text())["grade"] == int(grade)
+        assert grade_of(folder / "run" / "cases" / f"{case}_report.html") == grade
+
+
+def grade_of(report: Path) -> str | None:
+    """The Koos grade in a case report."""
+    row = re.search(r'<th scope="row">grade</th><td>(.*?)</td>', report.read_text(encoding="utf-8"))
+    return row and row[1]
+
+
+@pytest.fixture
+def recipe(folder):
+    """The run's recipe, for a test that changes it."""
+    file = folder / "run" / "recipe.yaml"
+    before = file.read_text()
+    yield file
+    file.write_text(before)
 
 
 @pytest.fixture(scope="module")
@@ -119,9 +154,12 @@ def scans(tmp_path_factory, write_series):
 
 
 @pytest.mark.parametrize("final", ["both", "rounds", "flat"])
-def test_predict_gives_labels_in_each_scan_s_own_grid(folder, scans, final, tmp_path):
-    recipe = folder / "run" / "recipe.yaml"
-    recipe.write_text(yaml.safe_dump({**yaml.safe_load(recipe.read_text()), "final": final}))
+def test_predict_gives_labels_in_each_scan_s_own_grid(folder, recipe, scans, final, tmp_path):
+    content = yaml.safe_load(recipe.read_text()) | {"final": final}
+    graded = content["koos"]["masks"] == final
+    if not graded:  # spares a second prediction, for the masks
+        del content["koos"]
+    recipe.write_text(yaml.safe_dump(content))
     command = [sys.executable, str(ROOT / "scripts" / "predict.py"), str(folder / "run")]
     command += [str(scans / name) for name in ("anna_hrT2.nii.gz", "series_b", "thick_hrT2.nii.gz")]
     command += ["--output_dir", str(tmp_path / "out")]
@@ -137,6 +175,10 @@ def test_predict_gives_labels_in_each_scan_s_own_grid(folder, scans, final, tmp_
         assert (tmp_path / "out" / f"{case}_report.html").is_file()
         assert (tmp_path / "out" / f"{case}_report.pdf").is_file()
         assert not [name for name in report["unlike_training"] or {} if name.startswith(("spacing", "extent"))]
+        answer = tmp_path / "out" / f"{case}_koos.json"
+        assert answer.is_file() == graded
+        grade = str(json.loads(answer.read_text())["grade"]) if graded else None
+        assert grade_of(tmp_path / "out" / f"{case}_report.html") == grade
     thick = json.loads((tmp_path / "out" / "thick_seg.json").read_text())
     if final == "rounds":  # not the result of this run, so that it has no reference
         assert thick["unlike_training"] is None
