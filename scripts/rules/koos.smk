@@ -26,10 +26,15 @@ KOOS_OPTIONS = {"data_list": KOOS_SOURCE, "translations": KOOS_PAIRS}
 KOOS_ENCODER = PIPELINE.translator_model(KOOS["encoder"]) / "model.pt"
 
 
+def koos_fold(wildcards, network=None):
+    """The folder of a fold's training, of another network if it is given."""
+    return PIPELINE.koos_folder(network or wildcards.network, wildcards.seed) / f"fold{wildcards.fold}"
+
+
 def pretrained(wildcards):
     """The fold's folder whose pre-trained network is fine-tuned; None if there is none."""
     network = KOOS_NETWORKS[wildcards.network].get("pretrained_by", wildcards.network)
-    return network and KOOS_DIR / network / f"seed{wildcards.seed}" / f"fold{wildcards.fold}"
+    return network and koos_fold(wildcards, network)
 
 
 def koos_start(wildcards):
@@ -51,11 +56,11 @@ rule koos_pretrain:
         run=PIPELINE_RUN,
     output: touch(KOOS_DIR / "{network}" / "seed{seed}" / "fold{fold}" / "pretrained"),
     params:
-        command=lambda wildcards, output: bundle(
+        command=lambda wildcards: bundle(
             "koos-classifier", *koos_overlays(wildcards.network), config_file="pretrain", **KOOS_OPTIONS,
             track=f"koos pretrain {wildcards.network} seed {wildcards.seed} fold {wildcards.fold}",
             translator=KOOS_ENCODER, fold=wildcards.fold, num_folds=len(KOOS_FOLDS), seed=wildcards.seed,
-            output_dir=Path(output[0]).parent / "pretrain", ckpt_dir=Path(output[0]).parent / "pretrain",
+            output_dir=koos_fold(wildcards) / "pretrain", ckpt_dir=koos_fold(wildcards) / "pretrain",
             views_dir=KOOS_DIR / "views",
         ),
     resources: gpu=GPU,
@@ -72,11 +77,11 @@ rule koos_finetune:
         run=PIPELINE_RUN,
     output: touch(KOOS_DIR / "{network}" / "seed{seed}" / "fold{fold}" / "trained"),
     params:
-        command=lambda wildcards, output: bundle(
+        command=lambda wildcards: bundle(
             "koos-classifier", *koos_overlays(wildcards.network), config_file="finetune", **KOOS_OPTIONS,
             track=f"koos finetune {wildcards.network} seed {wildcards.seed} fold {wildcards.fold}",
             **koos_start(wildcards), fold=wildcards.fold, num_folds=len(KOOS_FOLDS), seed=wildcards.seed,
-            output_dir=Path(output[0]).parent, ckpt_dir=Path(output[0]).parent / "model", views_dir=KOOS_DIR / "views",
+            output_dir=koos_fold(wildcards), ckpt_dir=koos_fold(wildcards) / "model", views_dir=KOOS_DIR / "views",
         ),
     resources: gpu=GPU,
     log: RUN / "logs" / "koos_finetune_{network}_{seed}_{fold}.log",
@@ -94,9 +99,10 @@ rule koos_grade:
         ],
     output: KOOS_DIR / "{network}" / "seed{seed}" / "grades.csv",
     params:
-        command=lambda wildcards, output: bundle(
+        command=lambda wildcards: bundle(
             "koos-classifier", *koos_overlays(wildcards.network), config_file="inference", data_list=DATA,
-            section="target_validation", masks=PIPELINE.predictions(KOOS["masks"]), output_dir=Path(output[0]).parent,
+            section="target_validation", masks=PIPELINE.predictions(KOOS["masks"]),
+            output_dir=PIPELINE.koos_folder(wildcards.network, wildcards.seed),
             ckpt_paths=PIPELINE.koos_weights(wildcards.network, wildcards.seed),
         ),
     resources: gpu=GPU,
@@ -111,9 +117,10 @@ if "geometry" in KOOS:
         input: KOOS_SOURCE,
         output: KOOS_DIR / "geometry" / "seed{seed}" / "model" / "geometry.json",
         params:
-            command=lambda wildcards, output: bundle(
+            command=lambda wildcards: bundle(
                 "koos-classifier", config_file="geometry_train", data_list=KOOS_SOURCE, seed=wildcards.seed,
-                num_folds=len(KOOS_FOLDS), output_dir=Path(output[0]).parent, **KOOS["geometry"],
+                num_folds=len(KOOS_FOLDS), output_dir=PIPELINE.koos_folder("geometry", wildcards.seed) / "model",
+                **KOOS["geometry"],
             ),
         log: RUN / "logs" / "koos_geometry_train_{seed}.log",
         shell: "{params.command} 2>&1 | tee {log:q}"
@@ -125,10 +132,11 @@ if "geometry" in KOOS:
             model=KOOS_DIR / "geometry" / "seed{seed}" / "model" / "geometry.json",
         output: KOOS_DIR / "geometry" / "seed{seed}" / "grades.csv",
         params:
-            command=lambda wildcards, input, output: bundle(
+            command=lambda wildcards: bundle(
                 "koos-classifier", config_file="geometry", data_list=DATA, section="target_validation",
-                masks=PIPELINE.predictions(KOOS["masks"]), geometry_dir=Path(input.model).parent,
-                output_dir=Path(output[0]).parent,
+                masks=PIPELINE.predictions(KOOS["masks"]),
+                geometry_dir=PIPELINE.koos_folder("geometry", wildcards.seed) / "model",
+                output_dir=PIPELINE.koos_folder("geometry", wildcards.seed),
             ),
         log: RUN / "logs" / "koos_geometry_{seed}.log",
         shell: "{params.command} 2>&1 | tee {log:q}"
@@ -142,9 +150,11 @@ if "combination" in KOOS:
             geometry=KOOS_DIR / "geometry" / "seed{seed}" / "grades.csv",
         output: KOOS_DIR / "combination" / "seed{seed}" / "grades.csv",
         params:
-            command=lambda wildcards, input, output: bundle(
-                "koos-classifier", config_file="combine", network=input.network, geometry=input.geometry,
-                output_dir=Path(output[0]).parent,
+            command=lambda wildcards: bundle(
+                "koos-classifier", config_file="combine",
+                network=PIPELINE.koos_folder(KOOS["combination"], wildcards.seed) / "grades.csv",
+                geometry=PIPELINE.koos_folder("geometry", wildcards.seed) / "grades.csv",
+                output_dir=PIPELINE.koos_folder("combination", wildcards.seed),
             ),
         log: RUN / "logs" / "koos_combine_{seed}.log",
         shell: "{params.command} 2>&1 | tee {log:q}"
@@ -156,9 +166,10 @@ if ORACLE:
         input: ORACLE, KOOS_DIR / "{method}" / "seed{seed}" / "grades.csv",
         output: KOOS_DIR / "{method}" / "seed{seed}" / "judged" / "metrics.json",
         params:
-            command=lambda wildcards, input, output: bundle(
-                "koos-classifier", config_file="evaluate", data_list=input[0], section="target_validation",
-                grades=input[1], output_dir=Path(output[0]).parent,
+            command=lambda wildcards: bundle(
+                "koos-classifier", config_file="evaluate", data_list=ORACLE, section="target_validation",
+                grades=PIPELINE.koos_folder(wildcards.method, wildcards.seed) / "grades.csv",
+                output_dir=PIPELINE.koos_folder(wildcards.method, wildcards.seed) / "judged",
             ),
         log: RUN / "logs" / "koos_judge_{method}_{seed}.log",
         shell: "{params.command} 2>&1 | tee {log:q}"

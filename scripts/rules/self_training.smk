@@ -31,8 +31,9 @@ rule predict_self_training:
         lambda wildcards: compared_with(wildcards.self_training),
     output: touch(RUN / "self_training" / "{self_training}" / "predictions" / "predicted"),
     params:
-        command=lambda wildcards, input, output: inference(
-            wildcards.self_training, data_list=input[0], section="target_validation", output_dir=Path(output[0]).parent,
+        command=lambda wildcards: inference(
+            wildcards.self_training, data_list=ORACLE or DATA, section="target_validation",
+            output_dir=PIPELINE.predictions(wildcards.self_training),
         ),
     resources: gpu=GPU,
     log: RUN / "logs" / "predict_self_training_{self_training}.log",
@@ -58,10 +59,10 @@ if ORACLE:
             bounds=[result(name) for name in bounds()],
         output: RUN / "self_training" / "{self_training}" / "evaluation" / "rounds.json",
         params:
-            command=lambda wildcards, input, output: bundle(
+            command=lambda wildcards: bundle(
                 "self-training", config_file="evaluate", rounds_dir=PIPELINE.folder(wildcards.self_training),
-                data_list=input.truth, output_dir=Path(output[0]).parent,
-                **({"bounds": list(map(str, input.bounds))} if input.bounds else {}),
+                data_list=PIPELINE.true_scans(), output_dir=PIPELINE.rounds(wildcards.self_training).parent,
+                **({"bounds": [str(result(name)) for name in bounds()]} if bounds() else {}),
                 **PIPELINE.rounds_options(wildcards.self_training),
             ),
         resources: gpu=GPU,

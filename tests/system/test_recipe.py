@@ -26,13 +26,15 @@ CASES = {"case_20", "case_21"}
 SYSTEMS = ("segmentation/source-only", "segmentation/oracle", "segmentation/flat", "segmentation/deep")
 
 
+def command(folder: Path) -> list[str]:
+    words = [sys.executable, str(ROOT / "scripts" / "run_recipe.py"), str(folder / "tiny.yaml"), "--jobs", "2"]
+    words += ["--data", str(folder / "scans" / "datalist.json"), "--truth", str(folder / "scans" / "oracle.json")]
+    return [*words, "--output_dir", str(folder / "run")]
+
+
 def start(folder: Path) -> subprocess.Popen:
-    command = [sys.executable, str(ROOT / "scripts" / "run_recipe.py"), str(folder / "tiny.yaml"), "--jobs", "2"]
-    command += ["--data", str(folder / "scans" / "datalist.json"), "--truth", str(folder / "scans" / "oracle.json")]
     with (folder / "log").open("a") as log:
-        return subprocess.Popen(
-            [*command, "--output_dir", str(folder / "run")], cwd=folder, stdout=log, stderr=log, start_new_session=True
-        )
+        return subprocess.Popen(command(folder), cwd=folder, stdout=log, stderr=log, start_new_session=True)
 
 
 def kill_when(process: subprocess.Popen, path: Path) -> None:
@@ -109,6 +111,19 @@ def test_stages_are_nested_in_one_finished_mlflow_run(folder):
     assert nested >= trained | grading
 
 
+def jobs_of_a_dry_run(folder: Path, *options: str) -> set[str]:
+    done = subprocess.run([*command(folder), "--dry-run", *options], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return set(re.findall(r"^(\w+) +\d+$", done.stdout + done.stderr, re.MULTILINE)) - {"total"}
+
+
+def test_a_changed_value_makes_again_what_depends_on_it(folder):
+    assert jobs_of_a_dry_run(folder) == set()
+    jobs = jobs_of_a_dry_run(folder, "--config", "systems::flat::infer::overlap=0.5")
+    assert jobs >= {"evaluate", "fuse", "koos_grade", "report", "case_reports"}
+    assert not jobs & {"prepare", "train_translator", "train_segmenter", "train_fold", "koos_finetune", "self_train"}
+
+
 def test_grades_are_judged_and_in_the_reports(folder):
     koos = folder / "run" / "koos" / "msf_koos_net" / "seed0"
     with (koos / "grades.csv").open() as file:
@@ -160,10 +175,10 @@ def test_predict_gives_labels_in_each_scan_s_own_grid(folder, recipe, scans, fin
     if not graded:  # spares a second prediction, for the masks
         del content["koos"]
     recipe.write_text(yaml.safe_dump(content))
-    command = [sys.executable, str(ROOT / "scripts" / "predict.py"), str(folder / "run")]
-    command += [str(scans / name) for name in ("anna_hrT2.nii.gz", "series_b", "thick_hrT2.nii.gz")]
-    command += ["--output_dir", str(tmp_path / "out")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    words = [sys.executable, str(ROOT / "scripts" / "predict.py"), str(folder / "run")]
+    words += [str(scans / name) for name in ("anna_hrT2.nii.gz", "series_b", "thick_hrT2.nii.gz")]
+    words += ["--output_dir", str(tmp_path / "out")]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     for case, scan in (("anna", scans / "anna_hrT2.nii.gz"), ("series_b", tmp_path / "out/converted/series_b.nii.gz")):
         label, image = nib.load(tmp_path / "out" / f"{case}_seg.nii.gz"), nib.load(scan)
