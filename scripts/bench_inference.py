@@ -82,8 +82,9 @@ def run_variant(config_files: list[str], values: dict[str, Any], began: float) -
         began: when this process was started, as `time.time` says.
 
     Returns:
-        CPU and wall seconds by step, and the peak of memory in GiB.
+        CPU and wall seconds by step, and the peaks of memory in GiB: the process's, and the GPU's (0 without one).
     """
+    import torch
     from monai.bundle import ConfigParser
 
     watch = Stopwatch()
@@ -104,7 +105,9 @@ def run_variant(config_files: list[str], values: dict[str, Any], began: float) -
     watch.watch(parser.get_parsed_content("save"), "write")
     watch.watch(parser.get_parsed_content("inferer"), "network")
     evaluator.run()
-    return {"cpu": watch.cpu, "wall": watch.wall, "gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
+    memory = {"gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
+    memory["gpu_gib"] = torch.cuda.max_memory_reserved() / 2**30
+    return {"cpu": watch.cpu, "wall": watch.wall, **memory}
 
 
 def in_own_process(config_files: list[str], values: dict[str, Any]) -> dict[str, Any]:
@@ -162,17 +165,35 @@ def print_table(results: dict[str, dict[str, Any]]) -> None:
     for step in (*ORDER, "all"):
         cells = (f"{r['wall'].get(step, 0):.1f} ({r['cpu'].get(step, 0):.1f})" for r in results.values())
         print(f"| {step} | " + " | ".join(cells) + " |")
-    print("| peak GiB | " + " | ".join(f"{r['gib']:.1f}" for r in results.values()) + " |", flush=True)
+    for name, key in (("peak GiB", "gib"), ("peak GiB on the GPU", "gpu_gib")):
+        print(f"| {name} | " + " | ".join(f"{r[key]:.1f}" for r in results.values()) + " |", flush=True)
 
 
-def print_labels(labels: dict[str, np.ndarray], truth: np.ndarray | None) -> None:
-    """Agreement of the variants' label maps with the first one's, and of each with the truth."""
-    first = next(iter(labels))
+def surroundings(labels: np.ndarray, spacing: np.ndarray, margin: float = 10.0) -> tuple[slice, ...]:
+    """The box about all that is labelled, grown by a margin in mm; the whole grid if nothing is."""
+    grown = np.ceil(margin / spacing).astype(int)
+    ends = [np.flatnonzero(labels.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
+    return tuple(
+        slice(max(int(at[0]) - more, 0), int(at[-1]) + more + 1) if at.size else slice(None)
+        for at, more in zip(ends, grown, strict=True)
+    )
+
+
+def told(values: dict[str, float]) -> str:
+    """Names and numbers in a line."""
+    return ", ".join(f"{key} {value:.4f}" for key, value in values.items())
+
+
+def print_labels(labels: dict[str, np.ndarray], truth: np.ndarray | None, spacing: np.ndarray) -> None:
+    """Agreement of the variants' label maps with the first one's, also about its labels alone, and with the truth."""
+    first, expected = next(iter(labels.items()))
+    box = surroundings(expected, spacing)
     for name, found in labels.items():
-        for other, against in ((first, labels[first]), ("truth", truth)):
-            if against is not None and name != other:
-                values = ", ".join(f"{key} {value:.4f}" for key, value in agreement(found, against).items())
-                print(f"{name} and {other}: {values}")
+        if name != first:
+            print(f"{name} and {first}: {told(agreement(found, expected))}")
+            print(f"{name} and {first}, within 10 mm of the latter's box: {told(agreement(found[box], expected[box]))}")
+        if truth is not None:
+            print(f"{name} and truth: {told(agreement(found, truth))}")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -191,13 +212,14 @@ def run(arguments: argparse.Namespace) -> None:
         for name in arguments.variants:
             out = folder / name.replace(" ", "_")
             results[name] = in_own_process(config_files, {**values, **VARIANTS[name], "output_dir": str(out)})
-            labels[name] = np.asarray(nib.load(next(out.glob("*_seg.nii.gz"))).dataobj)
+            image = nib.load(next(out.glob("*_seg.nii.gz")))
+            labels[name], spacing = np.asarray(image.dataobj), nib.affines.voxel_sizes(image.affine)
         shape = next(iter(labels.values())).shape
         print(
             f"{'x'.join(map(str, shape))} voxels, {arguments.threads or 'all'} threads, load {os.getloadavg()[0]:.1f}"
         )
         print_table(results)
-        print_labels(labels, np.asarray(nib.load(arguments.label).dataobj) if arguments.label else None)
+        print_labels(labels, np.asarray(nib.load(arguments.label).dataobj) if arguments.label else None, spacing)
 
 
 def main() -> None:

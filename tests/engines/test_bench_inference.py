@@ -38,9 +38,24 @@ def test_a_watched_transform_is_timed_and_still_inverts(bench):
 
 
 def test_table_has_a_line_for_each_step(bench, capsys):
-    result = {"cpu": {"network": 20.0, "all": 50.0}, "wall": {"network": 11.0, "all": 31.0}, "gib": 2.1}
+    result = {"cpu": {"network": 20.0, "all": 50.0}, "wall": {"network": 11.0, "all": 31.0}, "gib": 2.1, "gpu_gib": 0.5}
     bench["print_table"]({"ears": result, "whole": result})
     lines = capsys.readouterr().out.strip().splitlines()
-    assert len(lines) == 2 + len(bench["ORDER"]) + 2
+    assert len(lines) == 2 + len(bench["ORDER"]) + 3
     assert "| network | 11.0 (20.0) | 11.0 (20.0) |" in lines
-    assert lines[-1] == "| peak GiB | 2.1 | 2.1 |"
+    assert lines[-2:] == ["| peak GiB | 2.1 | 2.1 |", "| peak GiB on the GPU | 0.5 | 0.5 |"]
+
+
+def test_labels_are_also_compared_about_the_first_ones(bench, capsys):
+    ears = np.zeros((60, 60, 20), np.uint8)
+    ears[20:24, 20:24, 8:10] = 1
+    whole = ears.copy()
+    whole[50:54, 50:54, 8:10] = 1  # as much again, 26 mm or more away
+    whole[34:36, 20:24, 8:10] = 1  # 10 voxels of 0.9 mm away
+    spacing = np.array([0.9, 0.9, 1.5])
+    assert bench["surroundings"](ears, spacing) == (slice(8, 36), slice(8, 36), slice(1, 17))
+    assert bench["surroundings"](np.zeros_like(ears), spacing) == (slice(None),) * 3
+    bench["print_labels"]({"ears": ears, "whole": whole}, None, spacing)
+    first, near = capsys.readouterr().out.splitlines()
+    assert first.endswith(f"Dice of class 1 {2 * 32 / (32 + 80):.4f}")
+    assert near.endswith(f"Dice of class 1 {2 * 32 / (32 + 48):.4f}")
