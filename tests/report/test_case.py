@@ -15,7 +15,7 @@ from PIL import Image
 
 from crossmoda.errors import InputError
 from crossmoda.report import Study, write_case_report
-from crossmoda.report.case import COCHLEA_COLOUR, INTRA_COLOUR, TUMOUR_COLOUR
+from crossmoda.report.case_pictures import COCHLEA_COLOUR, INTRA_COLOUR, TUMOUR_COLOUR
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "report_case.py"
 AFFINE = np.diag([-0.5, -0.5, 1.0, 1.0])  # LPS, as scanners write

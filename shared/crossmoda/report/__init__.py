@@ -3,11 +3,11 @@
 from crossmoda.report.case import (
     CaseFindings,
     Study,
-    draw_planes,
     findings_tables,
     write_case_report,
     write_case_reports,
 )
+from crossmoda.report.case_pictures import draw_planes
 from crossmoda.report.inspection import Inspection, inspect, write_inspection
 from crossmoda.report.page import ReportInput, write_report
 from crossmoda.report.unjudged import write_unjudged_report

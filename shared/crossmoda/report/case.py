@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import math
 import textwrap
@@ -15,8 +13,6 @@ from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.figure import Figure
 from scipy import ndimage
@@ -25,16 +21,13 @@ from tqdm import tqdm
 from crossmoda.data import check_same_grid, read_label, read_volume, write_text
 from crossmoda.data.writing import replacing
 from crossmoda.errors import InputError
-from crossmoda.labels import COCHLEA, LABELS_2023, VS
+from crossmoda.labels import COCHLEA, VS
 from crossmoda.metrics.size import Growth, TumourSize, growth, tumour_size
 from crossmoda.provenance import git_revision, versions
+from crossmoda.report.case_pictures import PARTS, as_png, colour_key, draw_planes
 from crossmoda.report.pictures import Volume
 
 RESEARCH_ONLY = "Research use only. Not a medical device; not for diagnosis or treatment."
-TUMOUR_COLOUR, INTRA_COLOUR, COCHLEA_COLOUR = "#ff2e88", "#ff9f1c", "#2ec4ff"
-PLANES = {"axial": 2, "coronal": 1, "sagittal": 0}  # axis across each plane, in RAS
-WINDOW_MM = 70.0  # edge of the pictures
-PARTS = {number: name for number, name in LABELS_2023.items() if "VS" in name}
 
 
 @dataclass(frozen=True)
@@ -130,7 +123,7 @@ def write_case_report(
         loader=PackageLoader("crossmoda.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     template = environment.get_template("case.html.jinja")
-    content = {"findings": findings, "tables": tables, "picture": _png(overlays), "key": colour_key(study.parts)}
+    content = {"findings": findings, "tables": tables, "picture": as_png(overlays), "key": colour_key(study.parts)}
     write_text(template.render(content, warning=RESEARCH_ONLY), page)
     _write_pdf(findings, tables, overlays, study.parts, sheet)
     return page, sheet
@@ -211,34 +204,6 @@ def findings_tables(findings: CaseFindings) -> dict[str, list[tuple[str, str]]]:
     return tables
 
 
-def colour_key(parts: bool) -> list[tuple[str, str]]:
-    """What the outlines' colours mean: names and colours; `parts` as in `Study`."""
-    tumour = zip(PARTS.values(), (TUMOUR_COLOUR, INTRA_COLOUR), strict=True) if parts else [("VS", TUMOUR_COLOUR)]
-    return [*tumour, ("cochlea", COCHLEA_COLOUR)]
-
-
-def draw_planes(image: Volume, label: Volume, tumour: Sequence[int], cochlea: int) -> Figure:
-    """Outlines of tumour and cochlea in three planes through the tumour, or through the cochleae if there is none.
-
-    Args:
-        image: the scan, RAS.
-        label: its label map.
-        tumour: its classes; the second, if any, is drawn in another colour.
-        cochlea: its class.
-    """
-    mask = np.isin(label.array, tumour)
-    centre = _centre(mask if mask.any() else label.array == cochlea)
-    colours = dict(
-        zip((*tumour, cochlea), [*(TUMOUR_COLOUR, INTRA_COLOUR)[: len(tumour)], COCHLEA_COLOUR], strict=True)
-    )
-    figure = Figure(figsize=(10.5, 3.8), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    for axes, (name, axis) in zip(figure.subplots(1, 3), PLANES.items(), strict=True):
-        _draw_plane(axes, image, label, axis, centre, colours)
-        axes.set_title(name, fontsize=10)
-    return figure
-
-
 def _load(study: Study) -> tuple[Volume, Volume]:
     read_volume(study.scan)
     allowed = tuple(range(256))  # further structures are passed over
@@ -306,12 +271,6 @@ def _koos_rows(answer: Mapping[str, Any]) -> list[tuple[str, str]]:
     return rows + [(name.replace("_", " "), f"{value:.2f}") for name, value in features.items() if value is not None]
 
 
-def _png(figure: Figure) -> str:
-    content = io.BytesIO()
-    figure.savefig(content, format="png", metadata={"Software": None})
-    return base64.b64encode(content.getvalue()).decode("ascii")
-
-
 def _component_sizes(mask: np.ndarray) -> list[int]:
     """Voxels of each connected part (26 neighbours), largest first."""
     parts, _ = ndimage.label(mask, np.ones((3, 3, 3)))
@@ -330,39 +289,6 @@ def _read_json(path: str | Path) -> dict[str, Any]:
 
 def _share(part: float, whole: float) -> str:
     return f"{100 * part / whole:.0f} %" if whole else "0 %"
-
-
-def _centre(mask: np.ndarray) -> tuple[int, int, int]:
-    if not mask.any():
-        return tuple(edge // 2 for edge in mask.shape)
-    # The slice of each plane with most of the structure.
-    axes = range(3)
-    return tuple(int(mask.sum(axis=tuple(other for other in axes if other != axis)).argmax()) for axis in axes)
-
-
-def _draw_plane(
-    axes: Axes, image: Volume, label: Volume, axis: int, centre: tuple[int, int, int], colours: Mapping[int, str]
-) -> None:
-    """As radiologists see it: the patient's right on the left, anterior or superior up, the front on the left."""
-    across = [other for other in range(3) if other != axis]
-    plane, labels = (volume.array.take(centre[axis], axis).T for volume in (image, label))
-    step = [image.spacing[other] for other in across]
-    half = [WINDOW_MM / 2 / edge for edge in step]
-    middle = [centre[other] for other in across]
-    box = tuple(
-        slice(max(0, int(m - h)), max(1, int(m + h))) for m, h in zip(reversed(middle), reversed(half), strict=True)
-    )
-    low, high = np.percentile(plane[box], [1, 99.5])
-    axes.imshow(plane, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), origin="lower", aspect=step[1] / step[0])
-    for number, colour in colours.items():
-        if (labels == number).any():
-            axes.contour((labels == number).astype(float), levels=[0.5], colors=colour, linewidths=1.2)
-    horizontal = (middle[0] - half[0], middle[0] + half[0])
-    axes.set_xlim(*reversed(horizontal))  # x grows to the patient's right, y (of the sagittal plane) to the front
-    axes.set_ylim(middle[1] - half[1], middle[1] + half[1])
-    axes.set_facecolor("black")
-    axes.set_xticks([])
-    axes.set_yticks([])
 
 
 def _write_pdf(
