@@ -169,14 +169,10 @@ def print_table(results: dict[str, dict[str, Any]]) -> None:
         print(f"| {name} | " + " | ".join(f"{r[key]:.1f}" for r in results.values()) + " |", flush=True)
 
 
-def surroundings(labels: np.ndarray, spacing: np.ndarray, margin: float = 10.0) -> tuple[slice, ...]:
-    """The box about all that is labelled, grown by a margin in mm; the whole grid if nothing is."""
-    grown = np.ceil(margin / spacing).astype(int)
+def surroundings(labels: np.ndarray) -> tuple[slice, ...]:
+    """The box about all that is labelled; the whole grid if nothing is."""
     ends = [np.flatnonzero(labels.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
-    return tuple(
-        slice(max(int(at[0]) - more, 0), int(at[-1]) + more + 1) if at.size else slice(None)
-        for at, more in zip(ends, grown, strict=True)
-    )
+    return tuple(slice(int(at[0]), int(at[-1]) + 1) if at.size else slice(None) for at in ends)
 
 
 def told(values: dict[str, float]) -> str:
@@ -184,14 +180,14 @@ def told(values: dict[str, float]) -> str:
     return ", ".join(f"{key} {value:.4f}" for key, value in values.items())
 
 
-def print_labels(labels: dict[str, np.ndarray], truth: np.ndarray | None, spacing: np.ndarray) -> None:
+def print_labels(labels: dict[str, np.ndarray], truth: np.ndarray | None) -> None:
     """Agreement of the variants' label maps with the first one's, also about its labels alone, and with the truth."""
     first, expected = next(iter(labels.items()))
-    box = surroundings(expected, spacing)
+    box = surroundings(expected)
     for name, found in labels.items():
         if name != first:
             print(f"{name} and {first}: {told(agreement(found, expected))}")
-            print(f"{name} and {first}, within 10 mm of the latter's box: {told(agreement(found[box], expected[box]))}")
+            print(f"{name} and {first}, in the latter's labels' box: {told(agreement(found[box], expected[box]))}")
         if truth is not None:
             print(f"{name} and truth: {told(agreement(found, truth))}")
 
@@ -212,14 +208,13 @@ def run(arguments: argparse.Namespace) -> None:
         for name in arguments.variants:
             out = folder / name.replace(" ", "_")
             results[name] = in_own_process(config_files, {**values, **VARIANTS[name], "output_dir": str(out)})
-            image = nib.load(next(out.glob("*_seg.nii.gz")))
-            labels[name], spacing = np.asarray(image.dataobj), nib.affines.voxel_sizes(image.affine)
+            labels[name] = np.asarray(nib.load(next(out.glob("*_seg.nii.gz"))).dataobj)
         shape = next(iter(labels.values())).shape
         print(
             f"{'x'.join(map(str, shape))} voxels, {arguments.threads or 'all'} threads, load {os.getloadavg()[0]:.1f}"
         )
         print_table(results)
-        print_labels(labels, np.asarray(nib.load(arguments.label).dataobj) if arguments.label else None, spacing)
+        print_labels(labels, np.asarray(nib.load(arguments.label).dataobj) if arguments.label else None)
 
 
 def main() -> None:

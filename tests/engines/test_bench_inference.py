@@ -46,16 +46,15 @@ def test_table_has_a_line_for_each_step(bench, capsys):
     assert lines[-2:] == ["| peak GiB | 2.1 | 2.1 |", "| peak GiB on the GPU | 0.5 | 0.5 |"]
 
 
-def test_labels_are_also_compared_about_the_first_ones(bench, capsys):
+def test_labels_are_also_compared_where_the_first_ones_are(bench, capsys):
     ears = np.zeros((60, 60, 20), np.uint8)
-    ears[20:24, 20:24, 8:10] = 1
+    ears[20:24, 20:24, 8:10] = ears[30:34, 20:24, 8:10] = 1
     whole = ears.copy()
-    whole[50:54, 50:54, 8:10] = 1  # as much again, 26 mm or more away
-    whole[34:36, 20:24, 8:10] = 1  # 10 voxels of 0.9 mm away
-    spacing = np.array([0.9, 0.9, 1.5])
-    assert bench["surroundings"](ears, spacing) == (slice(8, 36), slice(8, 36), slice(1, 17))
-    assert bench["surroundings"](np.zeros_like(ears), spacing) == (slice(None),) * 3
-    bench["print_labels"]({"ears": ears, "whole": whole}, None, spacing)
+    whole[50:54, 50:54, 8:10] = 1  # elsewhere
+    whole[26:28, 20:24, 8:10] = 1  # between them
+    assert bench["surroundings"](ears) == (slice(20, 34), slice(20, 24), slice(8, 10))
+    assert bench["surroundings"](np.zeros_like(ears)) == (slice(None),) * 3
+    bench["print_labels"]({"ears": ears, "whole": whole}, None)
     first, near = capsys.readouterr().out.splitlines()
-    assert first.endswith(f"Dice of class 1 {2 * 32 / (32 + 80):.4f}")
-    assert near.endswith(f"Dice of class 1 {2 * 32 / (32 + 48):.4f}")
+    assert first.endswith(f"Dice of class 1 {2 * 64 / (64 + 112):.4f}")
+    assert near.endswith(f"Dice of class 1 {2 * 64 / (64 + 80):.4f}")

@@ -23,6 +23,14 @@ def test_mean_over_all_mirror_images(network):
     torch.testing.assert_close(out, expected)
 
 
+def test_each_window_is_mirrored_in_its_place(network):
+    """Windows of 4 on 9 voxels do not lie as their mirror images do."""
+    x = torch.rand(1, 1, 9, 6, 7)
+    windows = SlidingWindowInferer((4, 6, 7), overlap=0.5)
+    expected = windows(x, lambda part: (network(part) + network(part.flip(2)).flip(2)) / 2)
+    torch.testing.assert_close(MirrorInferer(windows, axes=(0,))(x, network), expected)
+
+
 def test_the_output_mirrors_with_the_image(network):
     inferer = MirrorInferer(SlidingWindowInferer((4, 6, 7), overlap=0.5), axes=(0,))
     x = torch.rand(1, 1, 8, 6, 7)

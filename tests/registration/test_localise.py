@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 from monai.data import DataLoader, MetaTensor, decollate_batch
+from monai.inferers import SlidingWindowInferer
 from monai.transforms import Compose, Invertd, Orientationd, Spacingd, SpatialPadd
 
 from crossmoda.registration import LocaliseEarsd, Registration, box_in_scan, localise
-from crossmoda.registration.localise import COCHLEAE, EARS_BOX, NOTE_KEY
+from crossmoda.registration.localise import COCHLEAE, EARS_BOX, NOTE_KEY, grown_to_windows
 from crossmoda.registration.search import rigid
 
 from .conftest import make_scan
@@ -62,11 +63,59 @@ def test_box_on_a_straight_grid_by_hand():
     assert box_in_scan((6, 20, 2), affine, ((-3, 7, 1), (4, 11, 8))) == (slice(3, 6), slice(2, 7), slice(0, 2))
 
 
-def test_box_grows_to_the_window_and_stays_inside():
-    box = ((4.0, 0.0, 18.0), (6.0, 2.0, 19.0))
-    found = box_in_scan((20, 20, 20), np.eye(4), box, min_size=(7, 6, 8))
-    assert found == (slice(2, 9), slice(0, 6), slice(12, 20))
-    assert box_in_scan((20, 4, 20), np.eye(4), box, min_size=(30, 30, 1)) == (slice(0, 20), slice(0, 4), slice(18, 20))
+def test_windows_nearest_to_a_region_by_hand():
+    # Windows of 8 on 20 voxels start at 0, 4, 8, 12, their centres are 3.5, 7.5, 11.5, 15.5. Of 4 on 15, the last one
+    # moved into the scan: 0, 2, ..., 10, 11. One window holds all of a scan that is smaller.
+    region = (slice(6, 11), slice(14, 15), slice(2, 3))
+    assert grown_to_windows(region, (20, 15, 5), (8, 4, 9), 0.5) == (slice(4, 16), slice(11, 15), slice(0, 5))
+    assert grown_to_windows((slice(0, 0),) * 3, (20, 15, 5), (8, 4, 9), 0.5) == (slice(0, 0),) * 3
+
+
+@pytest.mark.parametrize("overlap", [0.0, 0.25, 0.5, 0.75])
+@pytest.mark.parametrize("seed", range(5))
+def test_windows_of_the_part_are_windows_of_the_whole(seed, overlap):
+    """By what MONAI's inferer gives the network: the voxels' own numbers."""
+    R = np.random.RandomState(seed)
+    shape, window = R.randint(8, 30, 3), R.randint(1, 12, 3)
+    start = R.randint(0, shape)
+    region = tuple(slice(int(a), int(R.randint(a, n)) + 1) for a, n in zip(start, shape, strict=True))
+    windows = grown_to_windows(region, shape, window, overlap)
+    voxels = torch.arange(float(shape.prod())).reshape(1, 1, *shape)
+
+    def first_voxels(part):
+        found = set()
+        SlidingWindowInferer(window.tolist(), overlap=overlap)(part, lambda x: found.add(int(x[..., 0, 0, 0])) or x)
+        return found
+
+    assert first_voxels(voxels[(..., *windows)]) <= first_voxels(voxels)
+    assert all(w.start <= r.start and r.stop <= w.stop for r, w in zip(region, windows, strict=True))
+
+
+def test_labels_in_the_region_are_those_of_the_whole_scan(matrix):
+    """With the importance of windows as in the bundles; the network sees its window's borders."""
+    torch.manual_seed(0)
+    layers = torch.nn.Conv3d(1, 8, 5, padding=2), torch.nn.ReLU(), torch.nn.Conv3d(8, 3, 5, padding=2)
+    network = torch.nn.Sequential(*layers)
+    shape, window = (64, 60, 40), (16, 16, 8)
+    data = {"image": item(affine_of(shape=shape), shape)}
+    inferer = SlidingWindowInferer(window, overlap=0.5, mode="gaussian")
+    transform = LocaliseEarsd("image", BOX, window_size=window, overlap=0.5)
+    image = transform(data)["image"]
+    with torch.no_grad():
+        whole = inferer(data["image"][None], network)[0].softmax(0)
+        part = inferer(image[None], network)[0].softmax(0)
+    prediction = MetaTensor(part.as_tensor(), meta=image.meta, applied_operations=image.applied_operations)
+    back = transform.inverse({"image": prediction})["image"].as_tensor()
+    region = box_in_scan(shape, matrix @ affine_of(shape=shape), BOX)
+    assert image.shape[1:] != tuple(s.stop - s.start for s in region)
+    inside = (slice(None), *region)
+    assert (back[inside] - whole.as_tensor()[inside]).abs().max() < 0.02
+    middle = tuple(slice(s.start + w // 4, s.stop - w // 4) for s, w in zip(region, window, strict=True))
+    assert (back[(slice(None), *middle)] - whole.as_tensor()[(slice(None), *middle)]).abs().max() < 1e-3
+    outside = torch.ones(shape, dtype=torch.bool)
+    outside[region] = False
+    assert (back[0, outside] == 1).all()
+    assert (back[1:, outside] == 0).all()
 
 
 def test_box_beside_the_scan_is_empty():
@@ -141,13 +190,13 @@ def test_a_label_map_comes_back_with_zeros_and_through_a_loader(matrix):
     chain = Compose(
         [
             Spacingd(["image", "label"], (1.0, 1.0, 1.7), mode=["bilinear", "nearest"]),
-            LocaliseEarsd(["image", "label"], BOX, min_size=(24, 4, 4)),
+            LocaliseEarsd(["image", "label"], BOX, window_size=(48, 4, 4)),
         ]
     )
     data = {"image": item(affine_of(shape=shape), shape), "label": (item(affine_of(shape=shape), shape) > 0).float()}
     batch = next(iter(DataLoader([chain(data)], batch_size=1, num_workers=0)))
     one = decollate_batch(batch)[0]
-    assert one["image"].shape[1] >= 24
+    assert one["image"].shape[1] == 48  # one window on the 48 voxels of x
     back = Invertd("label", chain, nearest_interp=True)({"label": one["label"]})["label"]
     assert back.shape == (1, *shape)
     assert 0 < back.sum() < back.numel()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -13,11 +13,12 @@ from crossmoda.engines.members import hard_labels
 
 
 class MirrorInferer(Inferer):
-    """Runs another inferer on the image and on its mirror images, and averages the outputs.
+    """Runs another inferer with a network that sees mirror images, and averages the outputs.
 
-    As nnU-Net does at inference: each combination of `axes` is mirrored, segmented, mirrored back, and the logits are
-    averaged. n axes cost 2^n passes. Only for networks trained with flips along these axes. MONAI has test-time
-    augmentation by random transforms (`TestTimeAugmentation`), not this.
+    As nnU-Net does at inference: what the network is given (each window of a sliding one) is mirrored along each
+    combination of `axes`, segmented, mirrored back, and the logits are averaged. n axes cost 2^n passes. Only for
+    networks trained with flips along these axes. MONAI has test-time augmentation by random transforms
+    (`TestTimeAugmentation`), not this.
 
     Args:
         inferer: the inferer to run, e.g. `SlidingWindowInferer`.
@@ -31,7 +32,7 @@ class MirrorInferer(Inferer):
         self.member_labels: list[torch.Tensor] = []  # of the last image, see `last_member_labels`
 
     def __call__(self, inputs: torch.Tensor, network: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Runs `network` on `inputs` and its mirror images.
+        """Runs `network` on `inputs` as they are and mirrored.
 
         Args:
             inputs: images (B, C, ...).
@@ -45,11 +46,16 @@ class MirrorInferer(Inferer):
         mirrors = mirror_dims(self.axes)
         total, self.member_labels = 0, []
         for dims in mirrors:
-            logits = torch.flip(self.inferer(torch.flip(inputs, dims), network, *args, **kwargs), dims)
+            logits = self.inferer(inputs, mirrored(network, dims), *args, **kwargs)
             if self.axes:
                 self.member_labels.append(hard_labels(logits))
             total = total + logits
         return total / len(mirrors)
+
+
+def mirrored(network: Callable[..., torch.Tensor], dims: Sequence[int]) -> Callable[..., torch.Tensor]:
+    """The network on a mirror image of its input, its output mirrored back."""
+    return lambda inputs, *args, **kwargs: torch.flip(network(torch.flip(inputs, dims), *args, **kwargs), dims)
 
 
 def mirror_dims(axes: Sequence[int]) -> list[tuple[int, ...]]:

@@ -8,10 +8,11 @@ from itertools import product
 from typing import Any
 
 import numpy as np
+import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import Crop, InvertibleTransform, MapTransform
-from monai.utils import TraceKeys, ensure_tuple_rep
+from monai.utils import TraceKeys
 
 from .register import SEARCH, register
 from .template import mni152
@@ -30,7 +31,6 @@ def box_in_scan(
     shape: Sequence[int],
     scan_to_mni: np.ndarray,
     box: Sequence[Sequence[float]] = EARS_BOX,
-    min_size: Sequence[int] = (1, 1, 1),
 ) -> tuple[slice, ...]:
     """The scan's voxels that hold a box of MNI space, whatever way the scan lies.
 
@@ -38,8 +38,6 @@ def box_in_scan(
         shape: voxels of the scan (X, Y, Z).
         scan_to_mni: voxel index to MNI mm, 4x4.
         box: low and high corner in MNI mm.
-        min_size: voxels an axis has at least, as far as the scan has them; the box is in the middle of them, as far as
-            the scan goes on there.
 
     Returns:
         One slice an axis, inside the scan: the smallest that hold every voxel which the box touches. Empty along an
@@ -50,33 +48,67 @@ def box_in_scan(
     starts = np.ceil(index.min(1) - 0.5).astype(int)  # a voxel reaches half an edge to each side of its centre
     stops = np.floor(index.max(1) + 0.5).astype(int) + 1
     out = []
-    for start, stop, size, wanted in zip(starts.tolist(), stops.tolist(), shape, min_size, strict=True):
+    for start, stop, size in zip(starts.tolist(), stops.tolist(), shape, strict=True):
         start, stop = max(start, 0), min(stop, size)
-        if start >= stop:
+        out.append(slice(start, stop) if start < stop else slice(0, 0))
+    return tuple(out)
+
+
+def grown_to_windows(
+    region: Sequence[slice], shape: Sequence[int], window_size: Sequence[int], overlap: float
+) -> tuple[slice, ...]:
+    """The windows of a whole scan that are nearest to a region's voxels.
+
+    Cut to them, a scan is segmented by MONAI's `SlidingWindowInferer` in some of the windows that it would place on the
+    whole scan and in no others. Those left out reach into the region with their borders alone, which weigh little in
+    Gaussian mode: as much as a window kept where the region ends, 2 % of one an eighth of a window inside.
+
+    Args:
+        region: one slice an axis.
+        shape: voxels of the scan.
+        window_size: voxels.
+        overlap: share that neighbouring windows have in common, in [0, 1).
+
+    Returns:
+        One slice an axis: from the window whose centre is nearest to the region's first voxel to the last voxel's.
+        Empty where the region is.
+    """
+    out = []
+    for part, size, window in zip(region, shape, window_size, strict=True):
+        if part.start >= part.stop:
             out.append(slice(0, 0))
             continue
-        length = min(max(stop - start, wanted), size)
-        start = min(max(start - (length - (stop - start)) // 2, 0), size - length)
-        out.append(slice(start, start + length))
+        window = min(window, size)
+        step = max(int(window * (1 - overlap)), 1)
+        starts = np.minimum(np.arange(0, size - window + step, step), size - window)
+        centres = starts + (window - 1) / 2
+        first, last = (starts[np.abs(centres - voxel).argmin()] for voxel in (part.start, part.stop - 1))
+        out.append(slice(int(first), int(last) + window))
     return tuple(out)
 
 
 class BackgroundCrop(Crop):
-    """MONAI's `Crop`, whose inverse pads class probabilities with background instead of zeros.
+    """MONAI's `Crop`, whose inverse has background wherever a region of the scan is not.
 
-    Items of several channels get 1 in channel 0 and 0 in the others; an item of one channel gets 0.
+    Items of several channels, class probabilities, get 1 in channel 0 and 0 in the others; those of one channel get 0.
     """
 
+    def __call__(self, img: MetaTensor, slices: tuple[slice, ...], region: tuple[slice, ...]) -> MetaTensor:
+        """Cut `slices`, and keep in mind which region within them counts."""
+        out = super().__call__(img, slices)
+        bounds = [bound for part in region for bound in (part.start, part.stop)]
+        out.applied_operations[-1][TraceKeys.EXTRA_INFO]["region"] = bounds
+        return out
+
     def inverse(self, img: MetaTensor) -> MetaTensor:
-        """Pad to the size before the crop."""
-        cropped = self.get_most_recent_transform(img)[TraceKeys.EXTRA_INFO]["cropped"]
+        """Pad to the size before the crop, background outside the region."""
+        bounds = [int(bound) for bound in self.get_most_recent_transform(img)[TraceKeys.EXTRA_INFO]["region"]]
         out = super().inverse(img)
+        outside = torch.ones(out.shape[1:], dtype=torch.bool, device=out.device)
+        outside[tuple(slice(*bounds[2 * axis : 2 * axis + 2]) for axis in range(3))] = False
+        out.as_tensor()[:, outside] = 0
         if out.shape[0] > 1:
-            for axis in range(3):
-                background = out.as_tensor()[0].movedim(axis, 0)  # a view
-                before, after = (int(n) for n in cropped[2 * axis : 2 * axis + 2])
-                background[:before] = 1
-                background[len(background) - after :] = 1
+            out.as_tensor()[0, outside] = 1
         return out
 
 
@@ -84,8 +116,9 @@ class LocaliseEarsd(MapTransform, InvertibleTransform):
     """Crops scans to the surroundings of both inner ears, found by registering the first item to MNI152.
 
     The registration is `register`'s search alone (rigid, seconds, good to some mm) with its rules of failure. The crop
-    runs along the scan's own axes and resamples nothing. MONAI's crops need a place or a mask; its bundles train a
-    second network to find one.
+    runs along the scan's own axes and resamples nothing, and it keeps whole windows of the sliding window that comes
+    after, so that the labels in the region are those of the whole scan. MONAI's crops need a place or a mask; its
+    bundles train a second network to find one.
 
     A scan that cannot be registered, or that does not show both cochleae, stays whole; a warning says why, and so does
     the image's `meta["localisation"]`, which else names the region. See `BackgroundCrop` for the inverse. The transform
@@ -94,8 +127,9 @@ class LocaliseEarsd(MapTransform, InvertibleTransform):
     Args:
         keys: items (C, X, Y, Z), MetaTensors on one grid; the first channel of the first item present is registered.
         box: low and high corner of the region in MNI mm (RAS).
-        min_size: voxels kept along each axis at least, as far as the scan has them: those of the sliding window, which
-            would else see padding in place of the scan.
+        window_size: voxels of the sliding window; the crop is of those of its windows on the whole scan that are
+            nearest to the region, see `grown_to_windows`. None: of the region alone.
+        overlap: of the windows, in [0, 1).
         allow_missing_keys: as in MONAI.
     """
 
@@ -103,7 +137,8 @@ class LocaliseEarsd(MapTransform, InvertibleTransform):
         self,
         keys: KeysCollection,
         box: Sequence[Sequence[float]] = EARS_BOX,
-        min_size: Sequence[int] | int = 1,
+        window_size: Sequence[int] | None = None,
+        overlap: float = 0.5,
         allow_missing_keys: bool = False,
     ) -> None:
         MapTransform.__init__(self, keys, allow_missing_keys)
@@ -111,7 +146,8 @@ class LocaliseEarsd(MapTransform, InvertibleTransform):
         if corners.shape != (2, 3) or not (corners[0] < corners[1]).all():
             raise ValueError(f"box {box}: a low and a high corner in mm are needed")
         self.box = corners
-        self.min_size = ensure_tuple_rep(min_size, 3)
+        self.window_size = window_size
+        self.overlap = overlap
         self.crop = BackgroundCrop()
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -126,6 +162,9 @@ class LocaliseEarsd(MapTransform, InvertibleTransform):
             return d
         shape = tuple(d[first].shape[1:])
         region, failure = self._find(d[first])
+        windows = region
+        if self.window_size is not None:
+            windows = grown_to_windows(region, shape, self.window_size, self.overlap)
         if failure:
             scan = d[first].meta.get("filename_or_obj", "a scan")
             logger.warning("%s: inner ears not found (%s), the whole scan is segmented", scan, failure)
@@ -133,7 +172,7 @@ class LocaliseEarsd(MapTransform, InvertibleTransform):
         for key in self.key_iterator(d):
             if tuple(d[key].shape[1:]) != shape:
                 raise ValueError(f"{key} has the shape {tuple(d[key].shape[1:])}, {first} {shape}")
-            d[key] = self.crop(d[key], region)
+            d[key] = self.crop(d[key], windows, region)
             d[key].meta[NOTE_KEY] = note
         return d
 
@@ -157,4 +196,4 @@ class LocaliseEarsd(MapTransform, InvertibleTransform):
         places = np.linalg.inv(scan_to_mni) @ np.array([(*place, 1.0) for place in COCHLEAE]).T
         if (places[:3].min(1) < -0.5).any() or (places[:3].max(1) > np.array(shape) - 0.5).any():
             return whole, "it does not show both cochleae"
-        return box_in_scan(shape, scan_to_mni, self.box, self.min_size), ""
+        return box_in_scan(shape, scan_to_mni, self.box), ""
