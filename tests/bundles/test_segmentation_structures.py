@@ -7,6 +7,7 @@ import json
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from monai.bundle import ConfigParser
 from segmentation_bundle import bundle_config, load, overrides, run_in_process, train_overrides, write_dataset
 
@@ -57,6 +58,15 @@ def test_a_network_of_five_classes_trains_and_predicts(more, data_list, tmp_path
     assert all(0 <= row[f"dice_{name}"] <= 1 for row in rows for name in ("VS", "cochlea"))
     prediction = nib.load(tmp_path / "case_10_seg.nii.gz")
     assert set(np.unique(np.asarray(prediction.dataobj))) <= {0, 1, 2, 3, 4}
+
+
+@pytest.mark.parametrize("method", [[], ["methods/chen2023"]], ids=str)
+def test_losses_weigh_all_five_classes(method):
+    parser = ConfigParser()
+    parser.read_config([bundle_config(name) for name in ("train", *method, STRUCTURES)])
+    parser.parse()
+    label = torch.arange(5).repeat(16 * 16)[: 16 * 16 * 4].reshape(1, 1, 16, 16, 4)
+    assert torch.isfinite(parser.get_parsed_content("loss")(torch.zeros(1, 5, 16, 16, 4), label))
 
 
 def test_items_without_parcellation_are_refused(data_list, tmp_path, capsys):
