@@ -1,5 +1,7 @@
 """Several weights of one network in one inference."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from monai.inferers import SimpleInferer, SlidingWindowInferer
@@ -42,6 +44,16 @@ def test_each_member_runs_the_whole_inner_inferer(paths):
 def test_without_paths_the_logits_stay(none):
     x, network = torch.randn(1, 1, 4, 4, 4), make_network(5)
     assert torch.equal(EnsembleInferer(SimpleInferer(), none)(x, network), network(x))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", [str, Path])
+def test_one_path_needs_no_list(kind, paths):
+    x, network = torch.randn(1, 1, 4, 4, 4), make_network(9)
+    load_members(network, kind(paths[1]))
+    assert torch.equal(network.weight, make_network(1).weight)
+    out = EnsembleInferer(SimpleInferer(), kind(paths[2]))(x, network)
+    torch.testing.assert_close(out.exp(), make_network(2)(x).softmax(1))
 
 
 def test_impossible_classes_give_finite_logits(tmp_path):

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from monai.inferers import Inferer
+from monai.utils import ensure_tuple
 
 from crossmoda.engines.members import hard_labels
 from crossmoda.engines.weights import load_weights
@@ -26,14 +27,14 @@ class EnsembleInferer(Inferer):
 
     Args:
         inferer: the inferer to run, e.g. `SlidingWindowInferer`; it returns logits (B, C, ...).
-        paths: checkpoints of the members, plain state dicts of the network; None or none runs the inferer as it is,
-            with the weights that the network has.
+        paths: checkpoints of the members, plain state dicts of the network, or one alone; None or none runs the inferer
+            as it is, with the weights that the network has.
     """
 
-    def __init__(self, inferer: Inferer, paths: Sequence[str | Path] | None = None) -> None:
+    def __init__(self, inferer: Inferer, paths: Sequence[str | Path] | str | Path | None = None) -> None:
         super().__init__()
         self.inferer = inferer
-        self.paths = tuple(paths or ())
+        self.paths = ensure_tuple(paths or ())
         self.member_labels: list[torch.Tensor] = []  # of the last image, see `last_member_labels`
 
     def __call__(self, inputs: torch.Tensor, network: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -62,17 +63,17 @@ class EnsembleInferer(Inferer):
         return (total / len(self.paths)).clamp_min(torch.finfo(torch.float32).tiny).log()
 
 
-def load_members(network: torch.nn.Module, paths: Sequence[str | Path]) -> None:
+def load_members(network: torch.nn.Module, paths: Sequence[str | Path] | str | Path) -> None:
     """Load each checkpoint in turn, so that a faulty one is known before the first scan is segmented.
 
     Args:
         network: as the bundle's `network_def` builds it; it keeps the last one's weights.
-        paths: checkpoints, plain state dicts.
+        paths: checkpoints, plain state dicts, or one alone.
 
     Raises:
         InputError: if one is missing, unreadable, or of another network.
     """
-    for path in paths:
+    for path in ensure_tuple(paths):
         load_weights(network, path)
 
 
