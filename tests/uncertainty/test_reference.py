@@ -24,6 +24,16 @@ def test_features_of_a_scan():
     assert all(np.isfinite(list(scan_features(np.zeros((4, 4, 4)), (1, 1, 1), (4, 4, 4)).values())))
 
 
+@pytest.mark.parametrize("value", [0, -20])
+def test_padding_is_not_looked_at(value):
+    """As `SpatialPad` pads: of an odd number the last end gets one more, so that its corner is always padding."""
+    scan = np.random.RandomState(0).randn(30, 30, 12).astype(np.float32)
+    expected = scan_features(scan, (1, 1, 1), scan.shape)
+    for before, after in (((20, 20, 10), (20, 20, 10)), ((0, 0, 0), (0, 0, 1))):
+        padded = np.pad(scan, list(zip(before, after, strict=True)), constant_values=value)
+        assert scan_features(padded, (1, 1, 1), scan.shape) == pytest.approx(expected, abs=0.01)
+
+
 def test_summary_by_hand():
     cases = [
         {"spacing_x_mm": value, "VS_ml": volume}

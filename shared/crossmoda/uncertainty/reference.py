@@ -28,8 +28,8 @@ def scan_features(image: np.ndarray, spacing: Sequence[float], shape: Sequence[i
     """Simple features of one scan.
 
     Args:
-        image: the scan as the network sees it, shape (X, Y, Z); voxels at its least value (padding, empty background)
-            are left out.
+        image: the scan as the network sees it, shape (X, Y, Z); voxels at its least value (empty background) or at
+            that of its last corner (padding, which is 0 amid z-scores) are left out.
         spacing: voxel edges of the raw scan in mm, along x, y and z (RAS).
         shape: voxels of the raw scan along these.
 
@@ -40,7 +40,7 @@ def scan_features(image: np.ndarray, spacing: Sequence[float], shape: Sequence[i
     features = {f"spacing_{axis}_mm": float(edge) for axis, edge in zip("xyz", spacing, strict=True)}
     for axis, edge, size in zip("xyz", spacing, shape, strict=True):
         features[f"extent_{axis}_mm"] = float(edge) * int(size)
-    inside = image > image.min()
+    inside = (image > image.min()) & (image != image[-1, -1, -1])
     values = image[inside] if inside.any() else image.ravel()
     for percent, value in zip(QUANTILES, np.percentile(_sample(values), QUANTILES), strict=True):
         features[f"intensity_p{percent:02d}"] = float(value)
