@@ -183,6 +183,34 @@ def test_members_must_fit_together(members):
         fuse()
 
 
+def test_further_structures_are_refused(tmp_path, data_list):
+    """Their cochlea is not the last class."""
+    write_member(tmp_path / "a", range(3), 0, classes=5)
+    with pytest.raises(InputError, match="5 classes with background: take results of 3"):
+        fuse_members([tmp_path / "a"], "mean", tmp_path / "out", progress=False)
+    with pytest.raises(InputError, match="5 classes"):
+        choose_members([tmp_path / "a"], data_list, "source_training", progress=False)
+
+
+def test_choice_among_networks_of_three_classes(tmp_path, data_list):
+    """The truth's cochlea is 2, theirs 3; truth_of has no intra-meatal part."""
+    for case in range(3):
+        parts = np.array([0, 1, 3])[truth_of(case)]
+        onehot = np.stack([parts == label for label in range(4)]).astype(np.float32)
+        save_probabilities(onehot, AFFINE, tmp_path / "a" / f"c{case}_prob.nii.gz")
+    choice = choose_members([tmp_path / "a"], data_list, "source_training", progress=False)
+    assert (choice["dice"], choice["candidates"][0]["dice_cochlea"]) == (1, 1)
+
+
+def test_a_member_is_not_overwritten(members, monkeypatch):
+    tmp_path, _ = members
+    before = (tmp_path / "a" / "c0_seg.nii.gz").read_bytes()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="holds a member's results, which would be lost"):
+        fuse_members(folders(tmp_path), "majority", "b/../a", progress=False)
+    assert (tmp_path / "a" / "c0_seg.nii.gz").read_bytes() == before
+
+
 def test_a_class_beyond_the_members_is_refused(tmp_path):
     save_nifti(np.full(SHAPE, 3, np.uint8), AFFINE, tmp_path / "a" / "c0_seg.nii.gz")
     with pytest.raises(InputError, match="has class 3, but members have 3 classes: give --num_classes"):
@@ -284,10 +312,14 @@ def test_commands(tmp_path, data_list, capsys):
             ["--predictions", ".", "--data_list", "LIST", "--output", "r.json"],
             "c0_seg.nii.gz is",
         ),
+        ("fuse", ["--members", "m", "--rule", "mean", "--output_dir", "LIST"], "can't be made (File exists)"),
+        ("choose_ensemble", ["--members", "m", "--data_list", "LIST", "--output", "m"], "m can't be written"),
+        ("choose_postprocessing", ["--predictions", "m", "--data_list", "LIST", "--output", "m"], "m can't be written"),
     ],
 )
 def test_commands_name_faults_in_one_line(name, words, fault, tmp_path, data_list, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    write_member(tmp_path / "m", range(3), 0)
     with pytest.raises(SystemExit) as stop:
         run_script(name, *[str(data_list) if word == "LIST" else word for word in words])
     assert stop.value.code == 2

@@ -1,6 +1,6 @@
 """Fusion of several members' results for one scan into one label map."""
 
-from crossmoda.fusion.choice import choose_members, read_choice, write_choice
+from crossmoda.fusion.choice import choose_members, read_choice
 from crossmoda.fusion.flip_vote import FlipVote
 from crossmoda.fusion.fuse import fuse_members, with_likeness
 from crossmoda.fusion.members import CaseFiles, Member, as_members, classes_of, find_cases
@@ -18,6 +18,7 @@ from crossmoda.fusion.rules import (
     staple_probability,
     union,
 )
+from crossmoda.postprocessing import write_choice
 
 __all__ = [
     "RULES",

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from crossmoda.data import label_map, load_datalist, read_header, read_label, same_grid, write_text
+from crossmoda.data import label_map, load_datalist, read_header, read_label, same_grid
 from crossmoda.errors import InputError
-from crossmoda.fusion.members import CaseFiles, Member, as_members, count_classes, find_cases
+from crossmoda.fusion.members import CaseFiles, Member, as_members, classes_of, count_classes, find_cases
 from crossmoda.fusion.rules import RULES
-from crossmoda.labels import CLASS_NAMES, MERGE_2023, NUM_CLASSES
+from crossmoda.labels import CLASS_NAMES, COCHLEA, NUM_CLASSES, VS
 from crossmoda.metrics import dice_per_class
 
 
@@ -44,8 +44,9 @@ def choose_members(
     items = load_datalist(data_list, section, require_label=True, check="header", progress=False)
     cases = find_cases(found, "probabilities", [item["case"] for item in items])
     num_classes = count_classes(found, cases[0], NUM_CLASSES)
+    classes = classes_of(num_classes)
     to_schema = np.zeros(256, np.uint8)
-    to_schema[:num_classes] = range(num_classes) if num_classes == NUM_CLASSES else list(MERGE_2023.values())
+    to_schema[list(classes.tumour)], to_schema[classes.cochlea] = VS, COCHLEA
     truth_map = label_map(data_list)
     scores: dict[tuple[int, ...], list[list[float]]] = {}
     for item in tqdm(items, desc="Choosing", unit="case", leave=False, disable=None if progress else True):
@@ -59,11 +60,6 @@ def choose_members(
     rows.sort(key=lambda row: -row["dice"])  # stable: singles, and what was given first, stay in front
     best = {"members": rows[0]["members"], "rule": "mean", "dice": rows[0]["dice"]}
     return {**best, "cases": len(items), "candidates": rows}
-
-
-def write_choice(choice: Mapping[str, Any], path: str | Path) -> None:
-    """Write a choice as JSON, whole or not at all."""
-    write_text(json.dumps(choice, indent=1) + "\n", path)
 
 
 def read_choice(path: str | Path, names: Sequence[str]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import nibabel as nib
 from tqdm import tqdm
 
 from crossmoda.data import load_datalist, save_nifti
+from crossmoda.errors import InputError
 from crossmoda.fusion.choice import read_choice
 from crossmoda.fusion.members import CaseFiles, Member, as_members, classes_of, count_classes, find_cases
 from crossmoda.fusion.rules import get_rule
@@ -49,14 +50,22 @@ def fuse_members(
         The cases.
 
     Raises:
-        InputError: if members differ in cases, grid or classes, lack what the rule reads, or a name is unknown.
+        InputError: if members differ in cases, grid or classes, lack what the rule reads, a name is unknown, or
+            `output_dir` can't be made or is a member's folder.
     """
-    chosen, rule = _resolve(as_members(members), rule)
+    found = as_members(members)
+    if Path(output_dir).resolve() in [member.folder.resolve() for member in found]:
+        raise InputError(f"{output_dir} holds a member's results, which would be lost: give another --output_dir")
+    chosen, rule = _resolve(found, rule)
     fusion, rules = get_rule(rule), read_rules(postprocessing)
     items = load_datalist(data_list, section, check="none", progress=False) if data_list else None
     cases = find_cases(chosen, fusion.reads, items and [item["case"] for item in items])
     num_classes = count_classes(chosen, cases[0], num_classes)
     classes = classes_of(num_classes)
+    try:
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{output_dir} can't be made ({error.strerror}): give another --output_dir") from None
     for case in tqdm(cases, desc="Fusing", unit="case", leave=False, disable=None if progress else True):
         files = CaseFiles(case, tuple(chosen), num_classes)
         fused, grid = fusion.fuse(files), files.grid

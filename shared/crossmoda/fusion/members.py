@@ -13,6 +13,7 @@ from crossmoda.data import read_header, read_label, read_probabilities, same_gri
 from crossmoda.data.nifti import open_nifti
 from crossmoda.data.validation import Header
 from crossmoda.errors import InputError
+from crossmoda.labels import LABELS_2023, NUM_CLASSES
 from crossmoda.postprocessing import Classes
 
 SUFFIXES = {"probabilities": "prob", "labels": "seg"}
@@ -158,7 +159,15 @@ def count_classes(members: Sequence[Member], case: str, default: int) -> int:
 
 
 def classes_of(num_classes: int) -> Classes:
-    """Tumour and cochlea: the cochlea is the last class, everything before it tumour."""
+    """Tumour and cochlea: the cochlea is the last class, everything before it tumour.
+
+    Raises:
+        InputError: if the classes are neither VS and cochlea nor those of `LABELS_2023`, e.g. with further structures.
+    """
+    if num_classes not in (NUM_CLASSES, len(LABELS_2023) + 1):
+        raise InputError(
+            f"{num_classes} classes with background: take results of 3 (VS, cochlea) or 4 (both parts of VS, cochlea)"
+        )
     return Classes(tuple(range(1, num_classes - 1)), num_classes - 1)
 
 

@@ -86,8 +86,15 @@ def choose_rules(
 
 
 def write_choice(choice: Mapping[str, Any], path: str | Path) -> None:
-    """Write a choice as JSON, whole or not at all."""
-    write_text(json.dumps(choice, indent=1) + "\n", path)
+    """Write a choice (of rules, or of an ensemble's members) as JSON, whole or not at all.
+
+    Raises:
+        InputError: if the file can't be written.
+    """
+    try:
+        write_text(json.dumps(choice, indent=1) + "\n", path)
+    except OSError as error:
+        raise InputError(f"{path} can't be written ({error.strerror}): give another --output") from None
 
 
 def _mean_dice(
