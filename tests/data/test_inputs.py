@@ -79,6 +79,14 @@ def test_datalist_section(tmp_path):
         input_items(data_list=tmp_path / "datalist.json")
 
 
+def test_two_views_of_one_case_in_a_datalist(tmp_path):
+    """As `pool_views` writes for training: the second one's result would replace the first one's."""
+    items = [{"case": "a", "image": volume(tmp_path / f"{view}.nii.gz")} for view in ("cut", "cyclegan")]
+    write_datalist({"source_training": items}, tmp_path / "pooled.json")
+    with pytest.raises(InputError, match=r"cut\.nii\.gz and .*cyclegan\.nii\.gz are both of case a: give a list"):
+        input_items(data_list=tmp_path / "pooled.json", section="source_training")
+
+
 def test_just_one_of_both(tmp_path):
     with pytest.raises(InputError, match="either --input"):
         input_items()

@@ -170,6 +170,12 @@ def test_three_class_predictions_are_merged(cases, tmp_path):
         evaluate(*arguments)
 
 
+def test_one_prediction_is_not_judged_twice(cases, tmp_path):
+    write_datalist({"target_validation": [cases[0], cases[0] | {"image": cases[1]["image"]}]}, tmp_path / "list.json")
+    with pytest.raises(InputError, match="are both of case c0"):
+        evaluate(tmp_path / "predictions", tmp_path / "list.json", "target_validation")
+
+
 def test_faults_are_one_line(cases, tmp_path, capsys):
     arguments = tmp_path / "predictions", tmp_path / "list.json", "target_validation", tmp_path / "out"
     save(tmp_path / "predictions" / "c1_seg.nii.gz", np.zeros((12, 10, 8), np.uint8), np.eye(4))

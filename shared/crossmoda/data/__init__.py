@@ -17,7 +17,7 @@ from crossmoda.data.datalist import (
     write_datalist,
 )
 from crossmoda.data.dicom import convert_series, is_series, read_series
-from crossmoda.data.inputs import case_name, input_items, input_items_or_exit, site_of
+from crossmoda.data.inputs import case_name, input_items, input_items_or_exit, refuse_doubles, site_of
 from crossmoda.data.multi_view import pool_views, pool_views_or_exit
 from crossmoda.data.probabilities import SaveProbabilitiesd, read_probabilities, save_probabilities
 from crossmoda.data.releases import find_by_patterns, find_release
@@ -67,6 +67,7 @@ __all__ = [
     "read_sections",
     "read_series",
     "read_volume",
+    "refuse_doubles",
     "replace_images",
     "replace_images_or_exit",
     "replacing",

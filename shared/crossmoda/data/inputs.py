@@ -71,11 +71,13 @@ def input_items(
     if data_list:
         if not section:
             raise InputError(f"--data_list {data_list} needs --section, e.g. target_validation")
-        return load_datalist(data_list, section, check=check, progress=progress)
+        items = load_datalist(data_list, section, check=check, progress=progress)
+        refuse_doubles(items, "give a list of one view, or each scan a case of its own")
+        return items
     path = Path(input).absolute()
     images = _scans_in(path) if path.is_dir() else [path]
     items = [{"case": case_name(image), "site": site_of(case_name(image)), "image": str(image)} for image in images]
-    _refuse_doubles(items)
+    refuse_doubles(items, "give a folder of one modality")
     raise_first(find_faults(items, check=check, progress=progress))
     return items
 
@@ -94,14 +96,22 @@ def _scans_in(folder: Path) -> list[Path]:
     return scans
 
 
-def _refuse_doubles(items: list[Item]) -> None:
-    """Results are named by case, so two scans of one case would overwrite each other."""
+def refuse_doubles(items: list[Item], mend: str) -> None:
+    """Results are named by case, so two scans of one case would overwrite each other.
+
+    Args:
+        items: the scans.
+        mend: what the user is to do.
+
+    Raises:
+        InputError: if two are of one case.
+    """
     images = defaultdict(list)
     for item in items:
         images[item["case"]].append(item["image"])
     for case, paths in images.items():
         if len(paths) > 1:
-            raise InputError(f"{paths[0]} and {paths[1]} are both of case {case}: give a folder of one modality")
+            raise InputError(f"{paths[0]} and {paths[1]} are both of case {case}: {mend}")
 
 
 input_items_or_exit = exit_on_input_error(input_items)

@@ -21,6 +21,7 @@ from crossmoda.data import (
     merges_parts,
     read_header,
     read_label,
+    refuse_doubles,
     write_text,
 )
 from crossmoda.errors import InputError, exit_on_input_error
@@ -170,9 +171,10 @@ def evaluate(
         The summary, see `summarise`.
 
     Raises:
-        InputError: as `load_datalist` and `evaluate_cases`, and if a prediction is missing.
+        InputError: as `load_datalist` and `evaluate_cases`, if a prediction is missing, or two items are of one case.
     """
     items = load_datalist(data_list, section, require_label=True, check="header", progress=False, extra_keys=("koos",))
+    refuse_doubles(items, "give a list of one view, or each scan a case of its own")
     for item in items:
         prediction = Path(predictions_dir).absolute() / f"{item['case']}_{suffix}.nii.gz"
         if not prediction.is_file():
