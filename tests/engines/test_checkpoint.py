@@ -7,6 +7,7 @@ from monai.data import CacheDataset, DataLoader
 from monai.transforms import Compose, RandGaussianNoised
 
 from crossmoda.engines import ResumableRun, SaveBest
+from crossmoda.errors import InputError
 
 
 def run(path, epochs, kill_in_epoch=None):
@@ -44,6 +45,21 @@ def test_state_is_weights_only_and_no_temporary_file_remains(tmp_path):
     run(tmp_path / "last.pt", 1)
     assert torch.load(tmp_path / "last.pt", weights_only=True)["epoch"] == 1
     assert [f.name for f in tmp_path.iterdir()] == ["last.pt"]
+
+
+@pytest.mark.parametrize("fault", ["another network", "torn file", "no optimizer"])
+def test_a_state_that_does_not_fit_is_named(fault, tmp_path):
+    path = tmp_path / "last.pt"
+    run(path, 1)
+    state = torch.load(path, weights_only=True)
+    if fault == "another network":
+        torch.save(state | {"network": torch.nn.Linear(5, 1).state_dict()}, path)
+    elif fault == "torn file":
+        path.write_bytes(path.read_bytes()[:500])
+    else:
+        torch.save({key: value for key, value in state.items() if key != "optimizer"}, path)
+    with pytest.raises(InputError, match=r"last\.pt is damaged or of another training"):
+        run(path, 2)
 
 
 def test_save_best_keeps_the_best_across_a_resume(tmp_path):

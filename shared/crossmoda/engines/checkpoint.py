@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from ignite.engine import Engine, Events
 
+from crossmoda.errors import InputError
+
 
 def save_atomically(state: Any, path: str | Path) -> None:
     """`torch.save` under a temporary name, then rename, so that a kill never leaves half a file."""
@@ -104,11 +106,16 @@ class ResumableRun:
     def _load(self, engine: Engine) -> None:
         if not (self.resume and self.path.is_file()):
             return
-        state = torch.load(self.path, map_location="cpu", weights_only=True)
-        for name, item in self.save_dict.items():
-            item.load_state_dict(state[name])
-        engine.state.epoch = state["epoch"]
-        engine.state.iteration = state["iteration"]
+        try:
+            state = torch.load(self.path, map_location="cpu", weights_only=True)
+            for name, item in self.save_dict.items():
+                item.load_state_dict(state[name])
+            engine.state.epoch = state["epoch"]
+            engine.state.iteration = state["iteration"]
+        except Exception as error:  # torch raises many kinds for damaged files
+            raise InputError(
+                f"{self.path} is damaged or of another training: give another --ckpt_dir, or --resume False"
+            ) from error
         engine.logger.info(f"Continuing after epoch {state['epoch']} of {self.path}")
 
     def _seed_epoch(self, engine: Engine) -> None:
