@@ -73,6 +73,25 @@ def test_label_follows_the_image():
         assert torch.equal(out["label"][far] > 0, out["image"][far] > 0.5)
 
 
+@pytest.mark.parametrize("background", [True, False])
+def test_masks_of_labels_are_interpolated_linearly(background):
+    """Each mask as scipy moves it; beyond the item is 0, which need not be among its labels."""
+    R = np.random.RandomState(0)
+    blobs = [ndimage.gaussian_filter(R.rand(36, 36, 8), 3) for _ in range(3)]
+    labels = torch.from_numpy(np.array([0 if background else 7, 2, 255], np.uint8)[np.argmax(blobs, 0)])[None]
+    augment = RandRotateScaled("label", SIZE, (0, 0, np.pi), 1.0, scale=(0.7, 1.9), scale_prob=1.0, mode="labels")
+    out = augment.set_random_state(3)({"label": labels})["label"]
+    cos, sin = np.cos(augment.angles[2]), np.sin(augment.angles[2])
+    matrix = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]]) @ np.diag(augment.scales)
+    values = sorted({0, *labels.unique().tolist()})
+    masks = [sampled((labels == value).float(), matrix) for value in values]
+    masks[0] += 1 - np.sum(masks, axis=0)
+    expected = np.array(values)[np.argmax(masks, axis=0)]
+    assert out.dtype == torch.uint8
+    assert set(out.unique().tolist()) == set(values)
+    assert (out[0].numpy() == expected).mean() > 0.999  # ties
+
+
 def test_ranges_and_probabilities():
     augment = transform(rotation_prob=0.2, scale_prob=0.3, rotation=(0.1, 0.2, 0.3))
     turned, scaled = [], []

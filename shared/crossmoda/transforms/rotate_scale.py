@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.transforms import Affine, MapTransform, RandomizableTransform, ResizeWithPadOrCrop
-from monai.utils import ensure_tuple_rep
+from monai.utils import convert_to_dst_type, ensure_tuple_rep
 
 
 class RandRotateScaled(RandomizableTransform, MapTransform):
@@ -30,7 +30,8 @@ class RandRotateScaled(RandomizableTransform, MapTransform):
         scale: lowest and highest scale, with 1 between them; of the distances in the result to those in the item.
         scale_prob: probability of a scaling.
         scale_axes: spatial axes that are scaled.
-        mode: interpolation, one or one a key; "nearest" for labels.
+        mode: interpolation, one or one a key: "bilinear" or "nearest", or for labels also "labels": each label's mask
+            is interpolated linearly, and the largest wins, as in nnU-Net.
         allow_missing_keys: as in MONAI.
     """
 
@@ -85,8 +86,21 @@ class RandRotateScaled(RandomizableTransform, MapTransform):
             image_only=True,
         )
         for key, mode in self.key_iterator(d, self.mode):
-            d[key] = affine(d[key], mode=mode) if self._do_transform else self.resize(d[key])
+            if not self._do_transform:
+                d[key] = self.resize(d[key])
+            elif mode == "labels":
+                d[key] = linear_labels(d[key], affine)
+            else:
+                d[key] = affine(d[key], mode=mode)
         return d
+
+
+def linear_labels(labels: torch.Tensor, affine: Affine) -> torch.Tensor:
+    """Moves labels (1, X, Y, Z): their masks are interpolated linearly, and the largest wins. Beyond the item is 0."""
+    values = torch.cat([labels.new_zeros(1), labels.flatten()]).unique()
+    masks = affine(torch.cat([labels == value for value in values]).float(), mode="bilinear")
+    masks[values == 0] += 1 - masks.sum(0)
+    return convert_to_dst_type(values[masks.argmax(0)[None]], labels)[0]
 
 
 def rotation_margin(
